@@ -1,0 +1,522 @@
+//! Entity values: what a JSON value becomes as a key column, and how that is echoed.
+//!
+//! The rules are those of the reference's conversion (`docs/compatibility.md` names none that differ): a
+//! declared type converts by its own rules; without one the first value that is not empty decides.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use super::types::KeyType;
+use crate::text::pyint;
+use crate::text::pyjson::{self, Json, JsonError};
+use crate::text::{json, pyfmt, pyrepr};
+
+/// One converted value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EntityValue<'a> {
+    /// Nothing set.
+    Null,
+    /// `int32_val`
+    Int32(i32),
+    /// `int64_val`
+    Int64(i64),
+    /// `unix_timestamp_val`, seconds.
+    Timestamp(i64),
+    /// `string_val`
+    Str(Cow<'a, str>),
+    /// `bytes_val`; no JSON value becomes one, keys of stored rows do.
+    Bytes(Vec<u8>),
+    /// `double_val`
+    Double(f64),
+    /// `float_val`
+    Float(f32),
+    /// `bool_val`
+    Bool(bool),
+    /// A text kept in the named member: `uuid_val`, `time_uuid_val`, `decimal_val`.
+    Text(&'static str, String),
+    /// A list of one kind: member name, items.
+    List(&'static str, Vec<EntityValue<'a>>),
+    /// `map_val`
+    Map(Vec<(String, EntityValue<'a>)>),
+}
+
+/// A timestamp that stands for "no time".
+const NOT_A_TIME: i64 = i64::MIN;
+
+impl EntityValue<'_> {
+    /// Appends the value as the response echoes it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Null => out.extend_from_slice(b"null"),
+            Self::Int32(value) => pyfmt::write_i64(out, i64::from(*value)),
+            Self::Int64(value) | Self::Timestamp(value) => pyfmt::write_i64(out, *value),
+            Self::Str(text) => json::write_str(out, text),
+            Self::Text(_, text) => json::write_str(out, text),
+            Self::Bytes(_) => out.extend_from_slice(b"null"),
+            Self::Double(value) => pyfmt::write_json_f64(out, *value),
+            Self::Float(value) => pyfmt::write_json_f64(out, f64::from(*value)),
+            Self::Bool(true) => out.extend_from_slice(b"true"),
+            Self::Bool(false) => out.extend_from_slice(b"false"),
+            Self::List(_, items) => {
+                out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    item.write_json(out);
+                }
+                out.push(b']');
+            }
+            Self::Map(entries) => {
+                out.push(b'{');
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    json::write_str(out, key);
+                    out.push(b':');
+                    value.write_json(out);
+                }
+                out.push(b'}');
+            }
+        }
+    }
+
+    /// The value in protobuf's text form, as the reference shows a value that cannot be a key.
+    pub fn proto_text(&self) -> String {
+        let mut out = String::new();
+        let _ = match self {
+            Self::Double(value) => writeln!(out, "double_val: {}", number_text(*value)),
+            Self::Float(value) => writeln!(out, "float_val: {}", number_text(f64::from(*value))),
+            Self::Bool(value) => writeln!(out, "bool_val: {value}"),
+            Self::Text(member, text) => writeln!(out, "{member}: \"{}\"", c_escape(text)),
+            Self::List(member, items) => {
+                let mut body = String::new();
+                for item in items {
+                    let shown = item.proto_text();
+                    let bare = shown.split_once(": ").map_or(shown.as_str(), |(_, value)| value);
+                    let _ = writeln!(body, "  val: {}", bare.trim_end());
+                }
+                writeln!(out, "{member} {{\n{body}}}")
+            }
+            Self::Int64(value) => writeln!(out, "int64_val: {value}"),
+            Self::Str(text) => writeln!(out, "string_val: \"{}\"", c_escape(text)),
+            Self::Map(_) => writeln!(out, "map_val {{\n}}"),
+            _ => Ok(()),
+        };
+        out
+    }
+}
+
+/// Protobuf's text form prints a whole double without a fraction.
+fn number_text(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    let mut out = Vec::new();
+    pyfmt::write_f64(&mut out, value);
+    let text = String::from_utf8_lossy(&out).into_owned();
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+fn c_escape(text: &str) -> String {
+    let mut out = String::new();
+    for &byte in text.as_bytes() {
+        let _ = match byte {
+            b'\n' => write!(out, "\\n"),
+            b'\r' => write!(out, "\\r"),
+            b'\t' => write!(out, "\\t"),
+            b'"' | b'\'' | b'\\' => write!(out, "\\{}", char::from(byte)),
+            0x20..=0x7e => write!(out, "{}", char::from(byte)),
+            _ => write!(out, "\\{byte:03o}"),
+        };
+    }
+    out
+}
+
+/// Converts a column of a request to `declared` and appends the results to `out`. The error is the text of
+/// the reference's 500.
+pub fn convert<'a>(
+    column: &[Json<'a>],
+    declared: KeyType,
+    out: &mut Vec<EntityValue<'a>>,
+) -> Result<(), String> {
+    if declared == KeyType::Inferred {
+        return infer(column, out);
+    }
+    let sample = column.iter().find(|value| !counts_as_null(value));
+    let Some(sample) = sample else {
+        out.extend(column.iter().map(|_| EntityValue::Null));
+        return Ok(());
+    };
+    check_sample(sample, declared)?;
+    for value in column {
+        out.push(scalar(value, declared)?);
+    }
+    Ok(())
+}
+
+/// Lists and objects, like null and NaN, are no value for a scalar type.
+fn counts_as_null(value: &Json<'_>) -> bool {
+    matches!(value, Json::Null | Json::List(_) | Json::Object(_))
+}
+
+fn class_error(value: &Json<'_>, classes: &str) -> String {
+    format!("Type `<class '{}'>` not in {{{classes}}}", value.python_type())
+}
+
+/// Some types look at the class of the first value only.
+fn check_sample(sample: &Json<'_>, declared: KeyType) -> Result<(), String> {
+    const NUMBERS: &str = "<class 'float'>, <class 'numpy.float64'>, <class 'int'>, \
+                           <class 'numpy.int64'>, <class 'decimal.Decimal'>";
+    let is_str = matches!(sample, Json::Str(_));
+    let is_int = matches!(sample, Json::Int(_) | Json::Big(_));
+    let is_bool = matches!(sample, Json::Bool(_));
+    let (fits, classes) = match declared {
+        KeyType::Bytes => (false, "<class 'bytes'>"),
+        KeyType::Uuid | KeyType::TimeUuid => (is_str, "<class 'uuid.UUID'>, <class 'str'>"),
+        KeyType::Decimal => (is_str, "<class 'decimal.Decimal'>, <class 'str'>"),
+        KeyType::Double => (is_int || matches!(sample, Json::Float(_)), NUMBERS),
+        KeyType::Bool => (
+            is_bool || is_int,
+            "<class 'numpy.bool'>, <class 'numpy.int64'>, <class 'bool'>, <class 'int'>",
+        ),
+        _ => return Ok(()),
+    };
+    // A sample that equals zero is only asked whether it is a number at all.
+    match sample {
+        Json::Int(0) => Ok(()),
+        Json::Float(zero) if *zero == 0.0 => Ok(()),
+        Json::Bool(false) if declared != KeyType::Bool => Err(class_error(sample, NUMBERS)),
+        _ if fits => Ok(()),
+        _ => Err(class_error(sample, classes)),
+    }
+}
+
+fn scalar<'a>(value: &Json<'a>, declared: KeyType) -> Result<EntityValue<'a>, String> {
+    if counts_as_null(value) {
+        return Ok(EntityValue::Null);
+    }
+    let is_nan = matches!(value, Json::Float(number) if number.is_nan());
+    Ok(match declared {
+        KeyType::Int64 if is_nan => EntityValue::Null,
+        KeyType::Int32 if is_nan => EntityValue::Null,
+        KeyType::Str | KeyType::Double | KeyType::Float if is_nan => EntityValue::Null,
+        KeyType::Int64 => EntityValue::Int64(integer(value)?),
+        KeyType::Int32 => {
+            let number = integer(value)?;
+            EntityValue::Int32(number.try_into().map_err(|_| out_of_range(&number.to_string()))?)
+        }
+        KeyType::Timestamp => EntityValue::Timestamp(match value {
+            Json::Float(_) => NOT_A_TIME,
+            _ => integer(value)?,
+        }),
+        KeyType::Str => EntityValue::Str(match value {
+            Json::Str(text) => text.clone(),
+            other => Cow::Owned(python_str(other)),
+        }),
+        KeyType::Bytes => return Err(format!("expected bytes, {} found", value.python_type())),
+        KeyType::Double => EntityValue::Double(real(value)?),
+        KeyType::Float => EntityValue::Float(match value {
+            Json::Str(text) => text
+                .trim()
+                .parse()
+                .map_err(|_| format!("could not convert string to float: {}", pyrepr::repr(text)))?,
+            _ => real(value)? as f32,
+        }),
+        KeyType::Bool => EntityValue::Bool(truth(value)?),
+        KeyType::Uuid => EntityValue::Text("uuid_val", python_str(value)),
+        KeyType::TimeUuid => EntityValue::Text("time_uuid_val", python_str(value)),
+        KeyType::Decimal => EntityValue::Text("decimal_val", python_str(value)),
+        KeyType::Inferred => EntityValue::Null,
+    })
+}
+
+fn out_of_range(number: &str) -> String {
+    format!("Value out of range: {number}")
+}
+
+/// Python's `int(value)`, which must fit 64 bits.
+fn integer(value: &Json<'_>) -> Result<i64, String> {
+    match value {
+        Json::Int(number) => Ok(*number),
+        Json::Bool(flag) => Ok(i64::from(*flag)),
+        Json::Big(digits) => Err(out_of_range(digits)),
+        Json::Float(number) if number.is_infinite() => {
+            Err("cannot convert float infinity to integer".to_owned())
+        }
+        Json::Float(number) => {
+            let whole = number.trunc();
+            // 2^63 is exactly representable; everything below it in size fits.
+            if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&whole) {
+                Ok(whole as i64)
+            } else {
+                Err(out_of_range(&format!("{whole:.0}")))
+            }
+        }
+        Json::Str(text) => match pyint::parse_i64(text) {
+            Ok(Ok(number)) => Ok(number),
+            Ok(Err(digits)) => Err(out_of_range(&digits)),
+            Err(error) => Err(error.0),
+        },
+        other => Err(format!(
+            "int() argument must be a string, a bytes-like object or a real number, not '{}'",
+            other.python_type()
+        )),
+    }
+}
+
+/// What protobuf accepts for a double.
+fn real(value: &Json<'_>) -> Result<f64, String> {
+    match value {
+        Json::Float(number) => Ok(*number),
+        Json::Int(number) => Ok(*number as f64),
+        Json::Big(digits) => digits
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite())
+            .ok_or_else(|| "int too large to convert to float".to_owned()),
+        Json::Bool(flag) => Ok(f64::from(u8::from(*flag))),
+        other => Err(format!("must be real number, not {}", other.python_type())),
+    }
+}
+
+/// What protobuf accepts for a bool.
+fn truth(value: &Json<'_>) -> Result<bool, String> {
+    match value {
+        Json::Bool(flag) => Ok(*flag),
+        Json::Int(number) => Ok(*number != 0),
+        Json::Big(_) => Err("Python int too large to convert to C long".to_owned()),
+        other => Err(not_an_integer(other)),
+    }
+}
+
+fn not_an_integer(value: &Json<'_>) -> String {
+    format!("'{}' object cannot be interpreted as an integer", value.python_type())
+}
+
+/// Python's `str(value)`.
+fn python_str(value: &Json<'_>) -> String {
+    match value {
+        Json::Str(text) => text.clone().into_owned(),
+        other => python_repr(other),
+    }
+}
+
+/// Python's `repr(value)`.
+fn python_repr(value: &Json<'_>) -> String {
+    match value {
+        Json::Null => "None".to_owned(),
+        Json::Bool(true) => "True".to_owned(),
+        Json::Bool(false) => "False".to_owned(),
+        Json::Int(number) => number.to_string(),
+        Json::Big(digits) => digits.clone(),
+        Json::Float(number) => {
+            let mut out = Vec::new();
+            pyfmt::write_f64(&mut out, *number);
+            String::from_utf8_lossy(&out).into_owned()
+        }
+        Json::Str(text) => pyrepr::repr(text),
+        Json::List(items) => {
+            let items: Vec<String> = items.iter().map(python_repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Json::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{}: {}", pyrepr::repr(key), python_repr(value)))
+                .collect();
+            format!("{{{}}}", members.join(", "))
+        }
+    }
+}
+
+const EMPTY: &str = "Couldn't infer value type from empty value";
+
+fn infer<'a>(column: &[Json<'a>], out: &mut Vec<EntityValue<'a>>) -> Result<(), String> {
+    if column.iter().all(|value| *value == Json::Null) {
+        out.extend(column.iter().map(|_| EntityValue::Null));
+        return Ok(());
+    }
+    let is_empty = |value: &&Json<'_>| match value {
+        Json::Null => true,
+        Json::List(items) => items.is_empty(),
+        Json::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    let sample = column.iter().find(|value| !is_empty(value)).ok_or(EMPTY)?;
+    let inferred = Inferred::of(sample)?;
+    for value in column {
+        out.push(inferred.convert(value)?);
+    }
+    Ok(())
+}
+
+/// The type that a sample stands for.
+#[derive(Clone, Copy)]
+enum Inferred {
+    Scalar(KeyType),
+    Map,
+    List(Element),
+}
+
+/// The common type of a list's items.
+#[derive(Clone, Copy, PartialEq)]
+enum Element {
+    Int64,
+    Double,
+    Str,
+    Bool,
+    Map,
+}
+
+impl Element {
+    fn of(item: &Json<'_>) -> Result<Self, String> {
+        Ok(match item {
+            Json::Int(_) | Json::Big(_) => Self::Int64,
+            Json::Float(_) => Self::Double,
+            Json::Str(_) => Self::Str,
+            Json::Bool(_) => Self::Bool,
+            Json::Object(_) => Self::Map,
+            Json::Null => {
+                return Err("Value with native type nonetype cannot be converted into Feast value type"
+                    .to_owned())
+            }
+            Json::List(_) => {
+                return Err("Value type for field  is <class 'list'> but recursion is not allowed. Nested \
+                            collection types cannot be inferred automatically; use an explicit Field dtype \
+                            instead (e.g., dtype=Array(Array(Int32)))."
+                    .to_owned())
+            }
+        })
+    }
+
+    fn value_type(self) -> &'static str {
+        match self {
+            Self::Int64 => "INT64",
+            Self::Double => "DOUBLE",
+            Self::Str => "STRING",
+            Self::Bool => "BOOL",
+            Self::Map => "MAP",
+        }
+    }
+
+    fn member(self) -> &'static str {
+        match self {
+            Self::Int64 => "int64_list_val",
+            Self::Double => "double_list_val",
+            Self::Str => "string_list_val",
+            Self::Bool => "bool_list_val",
+            Self::Map => "map_list_val",
+        }
+    }
+
+    fn convert<'a>(self, item: &Json<'a>) -> Result<EntityValue<'a>, String> {
+        let is_null = *item == Json::Null;
+        Ok(match self {
+            Self::Int64 if is_null => EntityValue::Int64(0),
+            Self::Double if is_null => EntityValue::Double(0.0),
+            Self::Str if is_null => EntityValue::Str(Cow::Borrowed("")),
+            Self::Bool if is_null => EntityValue::Bool(false),
+            Self::Int64 => EntityValue::Int64(match item {
+                Json::Int(number) => *number,
+                Json::Bool(flag) => i64::from(*flag),
+                Json::Big(digits) => return Err(out_of_range(digits)),
+                other => return Err(not_an_integer(other)),
+            }),
+            Self::Double => EntityValue::Double(real(item)?),
+            Self::Bool => EntityValue::Bool(truth(item)?),
+            Self::Str => match item {
+                Json::Str(text) => EntityValue::Str(text.clone()),
+                other => return Err(format!("expected bytes, {} found", other.python_type())),
+            },
+            Self::Map => map(item)?,
+        })
+    }
+}
+
+impl Inferred {
+    fn of(sample: &Json<'_>) -> Result<Self, String> {
+        let Json::List(items) = sample else {
+            return Ok(match Element::of(sample)? {
+                Element::Int64 => Self::Scalar(KeyType::Int64),
+                Element::Double => Self::Scalar(KeyType::Double),
+                Element::Str => Self::Scalar(KeyType::Str),
+                Element::Bool => Self::Scalar(KeyType::Bool),
+                Element::Map => Self::Map,
+            });
+        };
+        let mut common: Option<Element> = None;
+        for item in items {
+            let found = Element::of(item)?;
+            match common {
+                Some(before) if before != found => {
+                    return Err(format!(
+                        "List value type for field  is inconsistent. ValueType.{} different from ValueType.{}.",
+                        before.value_type(),
+                        found.value_type()
+                    ));
+                }
+                _ => common = Some(found),
+            }
+        }
+        common.map(Self::List).ok_or_else(|| EMPTY.to_owned())
+    }
+
+    fn convert<'a>(self, value: &Json<'a>) -> Result<EntityValue<'a>, String> {
+        match (self, value) {
+            (_, Json::Null) => Ok(EntityValue::Null),
+            (Self::Scalar(kind), value) => scalar(value, kind),
+            (Self::Map, value) => map(value),
+            (Self::List(element), Json::List(items)) => {
+                let items: Result<_, _> = items.iter().map(|item| element.convert(item)).collect();
+                Ok(EntityValue::List(element.member(), items?))
+            }
+            (Self::List(_), Json::Str(text)) if text.is_empty() => Ok(EntityValue::Null),
+            (Self::List(_), _) => Err("must assign iterable".to_owned()),
+        }
+    }
+}
+
+/// A map: an object, or the text of one.
+fn map<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
+    let members = match value {
+        Json::Null => return Ok(EntityValue::Null),
+        Json::Object(members) => members,
+        Json::Str(text) => {
+            let parsed = pyjson::parse(text.as_bytes()).map_err(|error| decode_error(text, &error))?;
+            return match parsed.value {
+                Json::Object(_) => map(&parsed.value),
+                other => Err(not_a_dict(&other)),
+            };
+        }
+        other => return Err(not_a_dict(other)),
+    };
+    let mut entries = Vec::with_capacity(members.len());
+    for (key, value) in members {
+        let converted = match value {
+            Json::Null => EntityValue::Null,
+            Json::List(items) if items.is_empty() => return Err(EMPTY.to_owned()),
+            Json::Object(members) if members.is_empty() => return Err(EMPTY.to_owned()),
+            value => Inferred::of(value)?.convert(value)?,
+        };
+        entries.push((key.clone().into_owned(), converted));
+    }
+    Ok(EntityValue::Map(entries))
+}
+
+fn not_a_dict(value: &Json<'_>) -> String {
+    format!("Expected dict for MAP type, got {}: {}", value.python_type(), python_str(value))
+}
+
+fn decode_error(text: &str, error: &JsonError) -> String {
+    match error {
+        JsonError::Syntax(message, at) => {
+            let before: Vec<char> = text.chars().take(*at).collect();
+            let line = before.iter().filter(|&&c| c == '\n').count() + 1;
+            let column = before.iter().rev().take_while(|&&c| c != '\n').count() + 1;
+            format!("{message}: line {line} column {column} (char {at})")
+        }
+        JsonError::Unreadable => "maximum recursion depth exceeded".to_owned(),
+    }
+}

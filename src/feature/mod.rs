@@ -1,0 +1,14 @@
+//! Which cells does a request need, and how are they keyed, typed and printed?
+//!
+//! Everything here is pure: bytes and definitions in, bytes out. A request's feature list is compiled once
+//! into a [`plan::Plan`]; after that a request is array indexing and copying. What must not happen here:
+//! I/O, clocks, HTTP.
+
+pub mod cells;
+pub mod entity;
+pub mod entity_key;
+pub mod plan;
+pub mod resolve;
+pub mod types;
+pub mod value;
+pub mod zone;

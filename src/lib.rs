@@ -1,0 +1,22 @@
+//! feast-prefork: a prefork feature server for Feast repositories.
+//!
+//! The library exists so that tests and benches reach the modules; the product is the `feast-prefork`
+//! binary. Modules use only modules of the rows above them:
+//!
+//! | modules | question |
+//! |---|---|
+//! | [`text`], [`os`] | How does Python print this? What does the kernel need? |
+//! | [`http`], [`registry`], [`logging`], [`config`], [`ipc`] | How do bytes become a request, a definition, a line, a setting? |
+//! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
+//! | [`online`] | Where do the bytes come from? |
+//! | [`api`] | What does each route do, step by step? |
+//! | [`worker`] | When does each step run? |
+//! | [`master`] | Which processes exist, and in which phase? |
+//! | [`cli`] | What did the operator ask for? |
+
+pub mod api;
+pub mod feature;
+pub mod online;
+pub mod os;
+pub mod registry;
+pub mod text;

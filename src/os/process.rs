@@ -1,0 +1,99 @@
+//! Facts about and settings of the process itself.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+use nix::sys::stat::{umask, Mode};
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::{getegid, geteuid, initgroups, setgid, setuid, Gid, Group, Uid, User};
+
+/// Time since an arbitrary fixed point, the same for all processes of the machine and never set back.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Raises the soft limit of open files to the hard limit; returns the limit now in force.
+pub fn raise_open_file_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+/// Who the workers run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User to switch to; `None` keeps the current one.
+    pub uid: Option<Uid>,
+    /// Name belonging to `uid`, for the supplementary groups.
+    pub user: Option<String>,
+    /// Group to switch to; `None` keeps the current one.
+    pub gid: Option<Gid>,
+}
+
+impl Identity {
+    /// Looks up `user` and `group`, each a name or a number. A user without a group brings its own group.
+    pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
+        let mut found = Self { uid: None, user: None, gid: None };
+        if let Some(text) = user {
+            let entry = match text.parse() {
+                Ok(number) => User::from_uid(Uid::from_raw(number)),
+                Err(_) => User::from_name(text),
+            };
+            match (entry.ok().flatten(), text.parse()) {
+                (Some(entry), _) => {
+                    found.uid = Some(entry.uid);
+                    found.gid = Some(entry.gid);
+                    found.user = Some(entry.name);
+                }
+                (None, Ok(number)) => found.uid = Some(Uid::from_raw(number)),
+                (None, Err(_)) => return Err(format!("No such user: '{text}'")),
+            }
+        }
+        if let Some(text) = group {
+            found.gid = Some(match text.parse() {
+                Ok(number) => Gid::from_raw(number),
+                Err(_) => match Group::from_name(text).ok().flatten() {
+                    Some(entry) => entry.gid,
+                    None => return Err(format!("No such group: '{text}'")),
+                },
+            });
+        }
+        Ok(found)
+    }
+
+    /// Switches this process over: supplementary groups, then group, then user, then a check that it held.
+    pub fn assume(&self) -> io::Result<()> {
+        if let (Some(user), Some(gid)) = (&self.user, self.gid) {
+            if geteuid().is_root() {
+                let name = std::ffi::CString::new(user.as_str()).map_err(io::Error::other)?;
+                initgroups(&name, gid)?;
+            }
+        }
+        if let Some(gid) = self.gid.filter(|&gid| gid != getegid()) {
+            setgid(gid)?;
+        }
+        if let Some(uid) = self.uid.filter(|&uid| uid != geteuid()) {
+            setuid(uid)?;
+        }
+        let held = self.uid.is_none_or(|uid| uid == geteuid()) && self.gid.is_none_or(|gid| gid == getegid());
+        if held { Ok(()) } else { Err(io::Error::other("the kernel kept another user or group")) }
+    }
+}
+
+/// Runs `action` under another file creation mask and puts the old one back.
+pub fn with_umask<T>(mask: u32, action: impl FnOnce() -> T) -> T {
+    let before = umask(Mode::from_bits_truncate(mask));
+    let done = action();
+    umask(before);
+    done
+}
+
+/// Names this process for `ps -o comm`, `top` and `/proc/<pid>/comm` (15 bytes are kept).
+pub fn set_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
