@@ -15,8 +15,17 @@
 //! | [`cli`] | What did the operator ask for? |
 
 pub mod api;
+pub mod cli;
+pub mod config;
+pub mod exit;
 pub mod feature;
+pub mod http;
+pub mod ipc;
+pub mod logging;
+pub mod master;
+pub mod net;
 pub mod online;
 pub mod os;
 pub mod registry;
 pub mod text;
+pub mod worker;

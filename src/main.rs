@@ -1,1 +1,5 @@
-fn main(){}
+//! The `feast-prefork` binary.
+
+fn main() -> std::process::ExitCode {
+    feast_prefork::cli::main()
+}

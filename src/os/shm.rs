@@ -16,6 +16,20 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 /// other processes change the memory at any time.
 pub unsafe trait AllAtomic: Sync {}
 
+/// Declares a `repr(C)` struct of atomics and claims [`AllAtomic`] for it, so that the claim cannot be made
+/// for anything else: every field type must be one of the standard atomic integers.
+#[macro_export]
+macro_rules! shared_words {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $kind:ident,)* }) => {
+        $(#[$meta])*
+        $vis struct $name { $($(#[$fmeta])* $field: ::std::sync::atomic::$kind,)* }
+        // SAFETY: `repr(C)` is written at each use, and every field is a type of `std::sync::atomic`, for
+        // which all-zero bytes are valid.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::os::shm::AllAtomic for $name {}
+    };
+}
+
 /// A fixed array of `T` in a memory file that survives `fork` as one and the same memory. It starts zeroed;
 /// a page costs memory only once it is touched.
 #[derive(Debug)]

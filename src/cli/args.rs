@@ -1,0 +1,211 @@
+//! The command line. `ServeArgs` is the one table of the server's settings: its fields are also the keys of
+//! the `feast_prefork` block and of `--print-config`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+
+/// Serve the features of a Feast repository: a drop-in for `feast serve`, with gunicorn's process model.
+#[derive(Debug, Parser)]
+#[command(name = "feast-prefork", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 stopped, 1 bad configuration or address, 2 bad command line,\n\
+    3 workers cannot boot, 4 registry or store cannot be read.")]
+pub(super) struct Cli {
+    /// Repository directory: relative paths start there [default: the current directory]
+    #[arg(short = 'c', long, env = "FEATURE_REPO_DIR_ENV_VAR", value_name = "DIR", hide_env = true)]
+    pub(super) chdir: Option<PathBuf>,
+    /// Configuration file [default: DIR/feature_store.yaml]
+    #[arg(short = 'f', long, env = "FEAST_FS_YAML_FILE_PATH", value_name = "FILE", hide_env = true)]
+    pub(super) feature_store_yaml: Option<PathBuf>,
+    /// Lines to log: debug, info, warning, error or critical
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    pub(super) log_level: log::LevelFilter,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+fn level(text: &str) -> Result<log::LevelFilter, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Ok(log::LevelFilter::Debug),
+        "info" => Ok(log::LevelFilter::Info),
+        "warning" => Ok(log::LevelFilter::Warn),
+        "error" | "critical" => Ok(log::LevelFilter::Error),
+        _ => Err("use debug, info, warning, error or critical".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve features over HTTP
+    #[command(disable_help_flag = true)]
+    Serve(Box<ServeArgs>),
+    /// Make a demo repository in ./feast-quickstart and serve it (no Python needed)
+    Quickstart(QuickstartArgs),
+    /// Print the version
+    Version,
+}
+
+/// Options of `quickstart`.
+#[derive(Debug, Args)]
+pub(super) struct QuickstartArgs {
+    /// Where the repository is made; an existing one is used as it is
+    #[arg(long, value_name = "DIR", default_value = "feast-quickstart")]
+    pub(super) dir: PathBuf,
+    /// Port to serve on
+    #[arg(short, long, default_value_t = 6566)]
+    pub(super) port: u16,
+    /// Workers to serve with; -1 = 2 x cores + 1
+    #[arg(short, long, default_value_t = 2, allow_negative_numbers = true)]
+    pub(super) workers: i64,
+    /// Send one request, print the answer and stop
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+const FEAST: &str = "Options of `feast serve`";
+const SOCKETS: &str = "Sockets";
+const PROCESSES: &str = "Processes";
+const CLIENTS: &str = "Clients";
+const LOGS: &str = "Logs";
+const ANSWERS: &str = "Differences from Feast";
+
+/// Options of `serve`. Everything is optional: what is missing comes from `FEAST_PREFORK_CMD_ARGS`, then from
+/// the `feast_prefork` block of `feature_store.yaml`, then from the defaults.
+#[derive(Debug, Default, Clone, Args, Serialize, Deserialize)]
+#[serde(default)]
+#[command(next_help_heading = FEAST)]
+pub(super) struct ServeArgs {
+    /// Host to listen on [default: 127.0.0.1]
+    #[arg(short = 'h', long)]
+    pub(super) host: Option<String>,
+    /// Port to listen on [default: 6566]
+    #[arg(short, long)]
+    pub(super) port: Option<u16>,
+    /// Protocol; only http [default: http]
+    #[arg(short = 't', long = "type")]
+    pub(super) r#type: Option<String>,
+    /// Write no line per request
+    #[arg(long)]
+    pub(super) no_access_log: bool,
+    /// Worker processes; -1 = 2 x cores + 1 [default: 1]
+    #[arg(short, long, allow_negative_numbers = true)]
+    pub(super) workers: Option<i64>,
+    /// Most connections of a worker; unlimited unless given
+    #[arg(long)]
+    pub(super) worker_connections: Option<u32>,
+    /// Requests after which a worker is replaced; 0 = never [default: 1000]
+    #[arg(long)]
+    pub(super) max_requests: Option<u64>,
+    /// Most that is added to it at random, per worker [default: 50]
+    #[arg(long)]
+    pub(super) max_requests_jitter: Option<u64>,
+    /// Seconds an idle connection is kept [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) keep_alive_timeout: Option<u64>,
+    /// Seconds between looks at the registry; 0 = only on demand [default: 60]
+    #[arg(short = 'r', long = "registry_ttl_sec", alias = "registry-ttl-sec", value_name = "SECONDS")]
+    pub(super) registry_ttl_sec: Option<u64>,
+    /// TLS private key (not supported yet)
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// TLS certificate (not supported yet)
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) cert: Option<PathBuf>,
+    /// Serve metrics (not supported yet)
+    #[arg(short, long)]
+    pub(super) metrics: bool,
+
+    /// HOST:PORT, [V6]:PORT, unix:PATH or fd://N; may be repeated
+    #[arg(long, value_name = "ADDRESS", help_heading = SOCKETS)]
+    pub(super) bind: Vec<String>,
+    /// Connections the kernel queues [default: 2048]
+    #[arg(long, help_heading = SOCKETS)]
+    pub(super) backlog: Option<u32>,
+    /// A socket per worker instead of a shared one
+    #[arg(long, help_heading = SOCKETS)]
+    pub(super) reuse_port: bool,
+    /// Creation mask of Unix sockets, octal [default: 0]
+    #[arg(long, value_name = "MASK", help_heading = SOCKETS)]
+    pub(super) umask: Option<String>,
+
+    /// Seconds a worker may be silent; 0 = for ever [default: 30]
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESSES)]
+    pub(super) timeout: Option<u64>,
+    /// Seconds a worker may take to boot; 0 = for ever [default: 60]
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESSES)]
+    pub(super) boot_timeout: Option<u64>,
+    /// Seconds a stopping worker may finish its work [default: 30]
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESSES)]
+    pub(super) graceful_timeout: Option<u64>,
+    /// User the workers run as
+    #[arg(long, help_heading = PROCESSES)]
+    pub(super) user: Option<String>,
+    /// Group the workers run as
+    #[arg(long, help_heading = PROCESSES)]
+    pub(super) group: Option<String>,
+
+    /// Bytes of a request line; 0 = unlimited [default: 4094]
+    #[arg(long, value_name = "BYTES", help_heading = CLIENTS)]
+    pub(super) limit_request_line: Option<usize>,
+    /// Number of header fields [default: 100]
+    #[arg(long, value_name = "COUNT", help_heading = CLIENTS)]
+    pub(super) limit_request_fields: Option<usize>,
+    /// Bytes of a header line [default: 8190]
+    #[arg(long = "limit-request-field_size", alias = "limit-request-field-size", value_name = "BYTES",
+          help_heading = CLIENTS)]
+    pub(super) limit_request_field_size: Option<usize>,
+    /// Bytes of a request body; 0 = unlimited [default: 67108864]
+    #[arg(long, value_name = "BYTES", help_heading = CLIENTS)]
+    pub(super) limit_request_body: Option<u64>,
+    /// Seconds a request head may take [default: 60]
+    #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
+    pub(super) header_timeout: Option<u64>,
+    /// Seconds a request body may stand still [default: 60]
+    #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
+    pub(super) body_timeout: Option<u64>,
+    /// Proxies whose X-Forwarded headers count: addresses, networks, * [default: 127.0.0.1,::1]
+    #[arg(long, value_name = "LIST", env = "FORWARDED_ALLOW_IPS", hide_env = true, help_heading = CLIENTS)]
+    pub(super) forwarded_allow_ips: Option<String>,
+
+    /// File for access lines; - = standard output [default: -]
+    #[arg(long, value_name = "FILE", help_heading = LOGS)]
+    pub(super) access_logfile: Option<String>,
+    /// gunicorn's access format, e.g. '%(h)s "%(r)s" %(s)s %(L)s' [default: uvicorn's line]
+    #[arg(long, value_name = "FORMAT", help_heading = LOGS)]
+    pub(super) access_logformat: Option<String>,
+    /// File for everything else; - = standard error [default: -]
+    #[arg(long, value_name = "FILE", help_heading = LOGS)]
+    pub(super) error_logfile: Option<String>,
+
+    /// 422 for bodies that are not declared as JSON
+    #[arg(long, help_heading = ANSWERS)]
+    pub(super) strict_content_type: bool,
+    /// 500 for views that are being materialized
+    #[arg(long, help_heading = ANSWERS)]
+    pub(super) strict_lifecycle: bool,
+    /// OUTSIDE_MAX_AGE for values older than their TTL
+    #[arg(long, help_heading = ANSWERS)]
+    pub(super) enforce_ttl: bool,
+
+    /// Print the resulting settings and exit
+    #[arg(long, help_heading = "Other")]
+    #[serde(skip)]
+    pub(super) print_config: bool,
+    /// Check configuration and registry and exit
+    #[arg(long, help_heading = "Other")]
+    #[serde(skip)]
+    pub(super) check_config: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, help_heading = "Other")]
+    #[serde(skip)]
+    help: Option<bool>,
+}
+
+/// Parses the words of `FEAST_PREFORK_CMD_ARGS` or of the file's block with the same rules.
+#[derive(Debug, Parser)]
+#[command(name = "serve", disable_help_flag = true, no_binary_name = true)]
+pub(super) struct LayerArgs {
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}

@@ -1,0 +1,125 @@
+//! Subcommands.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use log::LevelFilter;
+
+use super::args::{Cli, Command, ServeArgs};
+use super::{quickstart, resolve};
+use crate::config::store::Location;
+use crate::config::StoreConfig;
+use crate::exit;
+use crate::logging::logger::{self, Target};
+use crate::master::{self, Master, Prepared, StartError};
+use crate::os::process;
+
+/// The program. The exit code is one of [`exit`].
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let location = Location {
+        chdir: cli.chdir,
+        file: cli.feature_store_yaml,
+        base64: std::env::var("FEATURE_STORE_YAML_BASE64").ok().filter(|text| !text.is_empty()),
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve(location, *args, cli.log_level),
+        Command::Quickstart(args) => quickstart::run(&args, cli.log_level),
+        Command::Version => {
+            say(&format!("feast-prefork {}", env!("CARGO_PKG_VERSION")));
+            Ok(exit::OK)
+        }
+    };
+    let code = done.unwrap_or_else(|error| {
+        complain(&error);
+        error.code
+    });
+    // The master's objects are not torn down: the system does that faster.
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Prints a line to standard output; a closed pipe is nobody's problem.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints a startup error: one line, in red when a person is looking.
+fn complain(error: &StartError) {
+    let mut out = std::io::stderr().lock();
+    let _ = if out.is_terminal() {
+        writeln!(out, "\x1b[1;31mError:\x1b[0m {error}")
+    } else {
+        writeln!(out, "Error: {error}")
+    };
+}
+
+/// Reads files and layers of settings: what boot and reload both do first.
+fn prepare(location: &Location, flags: &ServeArgs) -> Result<(ServeArgs, Prepared), StartError> {
+    let (args, settings, store) = configure(location, flags)?;
+    for warning in &store.warnings {
+        log::warn!("{warning}");
+    }
+    if store.metrics_enabled {
+        log::warn!("{}: feature_server.metrics.enabled: metrics are not supported yet, serving without", store.source);
+    }
+    Ok((args, master::load(settings, store)?))
+}
+
+fn configure(
+    location: &Location,
+    flags: &ServeArgs,
+) -> Result<(ServeArgs, crate::config::Settings, StoreConfig), StartError> {
+    let store = StoreConfig::load(location, |name| std::env::var(name).ok())?;
+    let words = std::env::var(resolve::CMD_ARGS).ok();
+    let args = resolve::layers(flags, words.as_deref(), &store)?;
+    let settings = resolve::settings(&args)?;
+    Ok((args, settings, store))
+}
+
+fn serve(location: Location, flags: ServeArgs, level: LevelFilter) -> Result<i32, StartError> {
+    // Mistakes on the command line show before a file is looked at.
+    resolve::settings(&flags)?;
+    if flags.print_config {
+        let (args, settings, _) = configure(&location, &flags)?;
+        say(&resolve::print(&args, &settings));
+        return Ok(exit::OK);
+    }
+    if flags.check_config {
+        start_logging(&Target::Stderr, level)?;
+        let (_, prepared) = prepare(&location, &flags)?;
+        say(&format!(
+            "ok: project {}, {} views, registry {}",
+            prepared.snapshot.project,
+            prepared.snapshot.views().len(),
+            prepared.registry.path().display()
+        ));
+        return Ok(exit::OK);
+    }
+    let (_, settings, _) = configure(&location, &flags)?;
+    start_logging(&settings.error_log, level)?;
+    let (_, prepared) = prepare(&location, &flags)?;
+    let loader = Box::new(move || prepare(&location, &flags).map(|(_, prepared)| prepared));
+    run_master(prepared, loader)
+}
+
+/// Runs the server until it stops.
+pub(super) fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i32, StartError> {
+    let _ = process::raise_open_file_limit();
+    process::set_name("feast-master");
+    let master = Master::new(prepared, loader)?;
+    Ok(master.run())
+}
+
+/// Sets up the error log, and lets a panic be a line in it.
+pub(super) fn start_logging(target: &Target, level: LevelFilter) -> Result<(), StartError> {
+    logger::init(target, level).map_err(|error| {
+        let Target::File(path) = target else { return StartError::new(exit::CONFIG, error.to_string()) };
+        StartError::new(exit::CONFIG, format!("--error-logfile: '{}' isn't writable: {error}", path.display()))
+    })?;
+    std::panic::set_hook(Box::new(|info| {
+        let trace = std::backtrace::Backtrace::force_capture().to_string().replace('\n', " | ");
+        log::error!("{} | {trace}", info.to_string().replace('\n', " "));
+    }));
+    Ok(())
+}

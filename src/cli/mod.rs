@@ -1,0 +1,10 @@
+//! What did the operator ask for? Flags, environment and file become settings; subcommands become calls.
+//!
+//! The only place that knows clap, prints to the terminal, and reads the environment.
+
+mod args;
+mod commands;
+mod quickstart;
+mod resolve;
+
+pub use commands::main;

@@ -1,0 +1,161 @@
+//! Connections on their way from a retiring worker to another one.
+//!
+//! One packet carries up to [`MAX_BATCH`] connections: their descriptors, and for each the bytes that were
+//! read but not answered. The receiver acknowledges each packet before it touches the connections; until
+//! then the sender keeps its copies, so that a receiver that dies loses nobody.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use crate::os::fdpass::{self, Received, MAX_FDS};
+
+/// Most connections in one packet.
+pub const MAX_BATCH: usize = MAX_FDS;
+/// Most unread bytes that travel with a connection; one that has more stays until it is answered.
+pub const MAX_PENDING: usize = 64 << 10;
+/// Payload of one packet. The kernel refuses packets above about 200 KB.
+const MAX_PACKET: usize = 96 << 10;
+const ACK: &[u8] = b"k";
+
+/// A connection's state besides its socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Baggage {
+    /// `100 Continue` was sent for the request whose bytes are `pending`.
+    pub continued: bool,
+    /// Requests answered on it so far.
+    pub requests: u32,
+    /// Bytes read and not yet answered.
+    pub pending: Vec<u8>,
+}
+
+/// Bytes a connection adds to a packet.
+pub fn weight(baggage: &Baggage) -> usize {
+    9 + baggage.pending.len()
+}
+
+/// How many of `waiting` fit into the next packet; at least one if there is any.
+pub fn batch<'b>(waiting: impl Iterator<Item = &'b Baggage>) -> usize {
+    let mut size = 0;
+    waiting
+        .take(MAX_BATCH)
+        .take_while(|baggage| {
+            size += weight(baggage);
+            size == weight(baggage) || size <= MAX_PACKET
+        })
+        .count()
+}
+
+/// Sends one packet. `WouldBlock`: the receiver's queue is full, nothing was sent.
+pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<()> {
+    let mut packet = Vec::new();
+    for (_, baggage) in connections {
+        packet.push(u8::from(baggage.continued));
+        packet.extend_from_slice(&baggage.requests.to_le_bytes());
+        packet.extend_from_slice(&(baggage.pending.len() as u32).to_le_bytes());
+        packet.extend_from_slice(&baggage.pending);
+    }
+    let fds: Vec<RawFd> = connections.iter().map(|(fd, _)| *fd).collect();
+    fdpass::send(socket.as_fd(), &packet, &fds)
+}
+
+/// What the receiving side finds.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Connections; already acknowledged.
+    Connections(Vec<(OwnedFd, Baggage)>),
+    /// The sender has sent everything.
+    Eof,
+    /// Nothing now.
+    Empty,
+}
+
+/// Receives and acknowledges one packet.
+pub fn receive(socket: &OwnedFd) -> io::Result<Arrival> {
+    let mut buffer = vec![0; MAX_PACKET + MAX_PENDING + 64];
+    match fdpass::receive(socket.as_fd(), &mut buffer)? {
+        Received::Eof => Ok(Arrival::Eof),
+        Received::Empty => Ok(Arrival::Empty),
+        Received::Packet(length, fds) => {
+            let arrived = unpack(&buffer[..length], fds)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed handover packet"))?;
+            fdpass::send(socket.as_fd(), ACK, &[])?;
+            Ok(Arrival::Connections(arrived))
+        }
+    }
+}
+
+fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)>> {
+    let mut arrived = Vec::with_capacity(fds.len());
+    for fd in fds {
+        let (&continued, rest) = packet.split_first()?;
+        let (requests, rest) = rest.split_first_chunk::<4>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (pending, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        packet = rest;
+        let baggage = Baggage {
+            continued: continued != 0,
+            requests: u32::from_le_bytes(*requests),
+            pending: pending.to_vec(),
+        };
+        arrived.push((fd, baggage));
+    }
+    packet.is_empty().then_some(arrived)
+}
+
+/// What the sending side finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// One packet was taken.
+    Taken,
+    /// The receiver is gone.
+    Gone,
+    /// Nothing now.
+    Empty,
+}
+
+/// Looks for an acknowledgement.
+pub fn acknowledged(socket: &OwnedFd) -> Ack {
+    match fdpass::receive(socket.as_fd(), &mut [0; 8]) {
+        Ok(Received::Packet(..)) => Ack::Taken,
+        Ok(Received::Empty) => Ack::Empty,
+        Ok(Received::Eof) | Err(_) => Ack::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_packet_arrives_whole_and_is_acknowledged() {
+        let (a, b) = fdpass::packet_pair().unwrap();
+        let (c, d) = fdpass::packet_pair().unwrap();
+        let first = Baggage { continued: true, requests: 7, pending: b"POST".to_vec() };
+        let second = Baggage::default();
+        send(&a, &[(c.as_raw_fd(), &first), (d.as_raw_fd(), &second)]).unwrap();
+        assert_eq!(acknowledged(&a), Ack::Empty);
+        let Arrival::Connections(arrived) = receive(&b).unwrap() else { panic!() };
+        assert_eq!(arrived.iter().map(|(_, baggage)| baggage).collect::<Vec<_>>(), [&first, &second]);
+        assert_eq!(acknowledged(&a), Ack::Taken);
+        drop(b);
+        assert_eq!(acknowledged(&a), Ack::Gone);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_count_and_size() {
+        let small = Baggage::default();
+        let large = Baggage { pending: vec![0; MAX_PENDING], ..Baggage::default() };
+        assert_eq!(batch(std::iter::repeat_n(&small, 100)), MAX_BATCH);
+        assert_eq!(batch([&large, &small, &large].into_iter()), 2);
+        assert_eq!(batch([&large, &large].into_iter()), 1);
+    }
+
+    #[test]
+    fn malformed_packets_are_refused() {
+        let (a, _b) = fdpass::packet_pair().unwrap();
+        assert!(unpack(&[0, 0, 0], vec![a]).is_none());
+        assert!(unpack(&[0], vec![]).is_none());
+    }
+}

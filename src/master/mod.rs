@@ -1,0 +1,275 @@
+//! Which processes exist, and in which phase? The arbiter: binds, forks, watches, reaps.
+//!
+//! One thread, one loop, no sleeps: stopping and reloading are phases with deadlines, so that a second
+//! signal is always heard. Boot and reload share one path: load (may fail, nothing has changed), then commit.
+//! What must not happen here: threads, TLS, SQL, requests.
+
+mod prepare;
+mod reap;
+mod recycle_log;
+mod signals;
+mod workers;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+use crate::exit;
+use crate::ipc::channel::{Incoming, ToMaster};
+use crate::ipc::scoreboard::Scoreboard;
+use crate::net::Listener;
+use crate::os::signals::{Pipe, Signal};
+
+pub use prepare::{bind_all, load, Prepared, StartError};
+use reap::Backoff;
+use recycle_log::RecycleLog;
+use workers::{Duty, WorkerRecord};
+
+/// What the whole tree is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Keeping the number of workers.
+    Running,
+    /// Workers finish their work.
+    Draining {
+        /// What is left then is killed.
+        until: Instant,
+    },
+    /// Workers exit at once.
+    Quitting {
+        /// What is left then is killed.
+        until: Instant,
+    },
+}
+
+/// Loads configuration and registry anew, for a reload.
+pub type Loader = Box<dyn Fn() -> Result<Prepared, StartError>>;
+
+/// The master process.
+pub struct Master {
+    prepared: Prepared,
+    loader: Loader,
+    listeners: Vec<Listener>,
+    board: Scoreboard,
+    signals: Pipe,
+    workers: Vec<WorkerRecord>,
+    /// Number of workers to keep.
+    target: usize,
+    /// Counts reloads; workers of an earlier one are replaced.
+    generation: u64,
+    next_age: u64,
+    phase: Phase,
+    exit_code: i32,
+    ever_ready: bool,
+    backoff: Backoff,
+    recycles: RecycleLog,
+    next_registry_check: Option<Instant>,
+    now: Instant,
+}
+
+impl Master {
+    /// Opens the listeners. Everything that can be wrong with the settings shows here, before any fork.
+    pub fn new(prepared: Prepared, loader: Loader) -> Result<Self, StartError> {
+        log::info!("Starting feast-prefork {}", env!("CARGO_PKG_VERSION"));
+        let failed = |error: io::Error| StartError::new(exit::CONFIG, format!("cannot start: {error}"));
+        let board = Scoreboard::new().map_err(failed)?;
+        let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
+        let listeners = bind_all(&prepared.settings)?;
+        let now = Instant::now();
+        Ok(Self {
+            target: prepared.settings.workers,
+            next_registry_check: prepared.next_check(now),
+            prepared,
+            loader,
+            listeners,
+            board,
+            signals,
+            workers: Vec::new(),
+            generation: 0,
+            next_age: 1,
+            phase: Phase::Running,
+            exit_code: exit::OK,
+            ever_ready: false,
+            backoff: Backoff::default(),
+            recycles: RecycleLog::new(now),
+            now,
+        })
+    }
+
+    /// Where it listens.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Runs until everything has stopped; returns the exit code.
+    pub fn run(mut self) -> i32 {
+        log::info!("Listening at: {} ({})", self.addresses(), std::process::id());
+        log::info!("Using worker: feast-prefork");
+        loop {
+            self.converge();
+            self.wait();
+            for signal in self.signals.drain() {
+                self.handle(signal);
+            }
+            self.hear_workers();
+            self.reap();
+            self.murder();
+            self.overdue();
+            self.refresh_registry();
+            self.recycles.report(self.now);
+            if self.workers.is_empty() && self.phase != Phase::Running {
+                return self.leave();
+            }
+        }
+    }
+
+    fn addresses(&self) -> String {
+        let names: Vec<String> = self.listeners.iter().map(|l| l.name().to_string()).collect();
+        names.join(",")
+    }
+
+    /// Waits for a signal, a worker's word, or the next thing to do.
+    fn wait(&mut self) {
+        let wait = self.next_deadline().saturating_duration_since(Instant::now());
+        let millis = u16::try_from(wait.as_millis().max(1)).unwrap_or(1000);
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let channels = self.workers.iter().filter_map(|worker| worker.channel.as_ref());
+        fds.extend(channels.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
+        let _ = poll(&mut fds, PollTimeout::from(millis));
+        self.now = Instant::now();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let stop = match self.phase {
+            Phase::Running => None,
+            Phase::Draining { until } | Phase::Quitting { until } => Some(until),
+        };
+        [stop, self.backoff.wait_until(), self.next_registry_check]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > self.now)
+            .fold(self.now + Duration::from_secs(1), Instant::min)
+    }
+
+    /// Takes what workers have said.
+    fn hear_workers(&mut self) {
+        for index in 0..self.workers.len() {
+            loop {
+                let Some(channel) = &self.workers[index].channel else { break };
+                match channel.from_worker() {
+                    Ok(Incoming::Message(ToMaster::Ready)) => self.worker_ready(index),
+                    Ok(Incoming::Message(ToMaster::Retiring)) => self.worker_retires(index),
+                    Ok(Incoming::Empty) => break,
+                    // A dying worker hangs up before it can be reaped; polling it until then would spin.
+                    Ok(Incoming::Closed) | Err(_) => self.workers[index].channel = None,
+                }
+            }
+        }
+    }
+
+    /// Stops everything: `signal` says how workers take it.
+    fn stop(&mut self, signal: Signal, patience: Duration, exit_code: i32) {
+        let until = self.now + patience;
+        self.exit_code = self.exit_code.max(exit_code);
+        self.close_listeners();
+        let quick = signal == Signal::SIGQUIT;
+        self.phase = if quick { Phase::Quitting { until } } else { Phase::Draining { until } };
+        for worker in &mut self.workers {
+            worker.signal(signal);
+            worker.duty = Duty::Stopping { until };
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for listener in self.listeners.drain(..) {
+            if let crate::net::ListenerName::Unix(path) = listener.name() {
+                let inherited = self.prepared.settings.binds.iter().any(|b| matches!(b, crate::config::Bind::Fd(_)));
+                if !inherited {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// Kills what did not stop in time.
+    fn overdue(&mut self) {
+        for worker in &mut self.workers {
+            match worker.duty {
+                Duty::Stopping { until } if until <= self.now => worker.kill(),
+                Duty::HandingOver { since, .. }
+                    if self.now.duration_since(since) > self.prepared.settings.graceful_timeout =>
+                {
+                    // Its clients are too slow for a handover: they get their answers and no more.
+                    worker.signal(Signal::SIGTERM);
+                    let until = self.now + self.prepared.settings.graceful_timeout;
+                    worker.duty = Duty::Stopping { until };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks at the registry file, so that new workers never start with an old one.
+    fn refresh_registry(&mut self) {
+        if self.next_registry_check.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.next_registry_check = self.prepared.next_check(self.now);
+        self.prepared.refresh();
+    }
+
+    fn leave(&mut self) -> i32 {
+        if self.exit_code == exit::OK {
+            log::info!("Shutting down: Master");
+        } else {
+            log::error!("Shutting down: Master");
+            log::error!("Reason: {}", reap::reason(self.exit_code));
+        }
+        self.exit_code
+    }
+
+    /// Reloads: the new settings are checked first, and a mistake changes nothing.
+    fn reload(&mut self) {
+        log::info!("Hang up: Master");
+        let next = match (self.loader)() {
+            Ok(next) => next,
+            Err(error) => {
+                log::error!("reload refused, the old settings stay in force: {error}");
+                return;
+            }
+        };
+        if next.settings.binds != self.prepared.settings.binds
+            || next.settings.reuse_port != self.prepared.settings.reuse_port
+        {
+            match bind_all(&next.settings) {
+                Ok(listeners) => {
+                    self.listeners = listeners;
+                    log::info!("Listening at: {}", self.addresses());
+                }
+                Err(error) => {
+                    log::error!("reload refused, the old settings stay in force: {error}");
+                    return;
+                }
+            }
+        }
+        crate::logging::logger::reopen();
+        self.target = next.settings.workers;
+        self.prepared = next;
+        self.next_registry_check = self.prepared.next_check(self.now);
+        self.generation += 1;
+        self.backoff = Backoff::default();
+        for worker in &mut self.workers {
+            if matches!(worker.duty, Duty::Serving) {
+                worker.duty = Duty::AwaitingSuccessor;
+            }
+        }
+    }
+
+    /// What a child takes over from the master: definitions, settings and sockets, as they are now.
+    fn snapshot(&self) -> Arc<crate::registry::Snapshot> {
+        self.prepared.snapshot.clone()
+    }
+}

@@ -1,0 +1,183 @@
+//! Everything that can go wrong before the first fork: files, settings, sockets.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use socket2::Socket;
+
+use crate::config::{Bind, ConfigError, Settings, StoreConfig};
+use crate::exit;
+use crate::net::Listener;
+use crate::os::process::with_umask;
+use crate::os::sockets;
+use crate::registry::file::Stamp;
+use crate::registry::{RegistryError, RegistryFile, Snapshot};
+
+/// Why the server does not start (or a reload is refused): one line and an exit code.
+#[derive(Debug)]
+pub struct StartError {
+    /// Exit code.
+    pub code: i32,
+    text: String,
+}
+
+impl StartError {
+    /// An error with its line.
+    pub fn new(code: i32, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(exit::CONFIG, error.to_string())
+    }
+}
+
+/// A checked configuration with its registry loaded.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Settings of the server.
+    pub settings: Settings,
+    /// The repository.
+    pub store: StoreConfig,
+    /// The registry file.
+    pub registry: RegistryFile,
+    /// Its content.
+    pub snapshot: Arc<Snapshot>,
+    /// The version of the file that `snapshot` was read from, or one that could not be read.
+    pub stamp: Option<Stamp>,
+}
+
+/// Loads the registry that `store` names.
+pub fn load(settings: Settings, store: StoreConfig) -> Result<Prepared, StartError> {
+    let mut rules = store.registry_rules;
+    rules.serve_while_materializing |= !settings.strict_lifecycle;
+    let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
+    let shown = registry.path().display();
+    let created = registry.create_if_missing(&version_id(), now()).map_err(|error| {
+        let hint = "check `registry` in feature_store.yaml, or run `feast apply`";
+        StartError::new(exit::CONFIG, format!("{error}; {hint}"))
+    })?;
+    if created {
+        log::warn!("{shown}: no registry there, created an empty one; run `feast apply` to fill it");
+    }
+    let (snapshot, stamp) = registry.load(1).map_err(|error| match error {
+        RegistryError::Corrupt(_) => StartError::new(
+            exit::LOAD_FAILED,
+            format!("{shown}: {error}; restore the file or run `feast apply`"),
+        ),
+        other => StartError::new(exit::LOAD_FAILED, other.to_string()),
+    })?;
+    if !created && std::fs::metadata(registry.path()).is_ok_and(|found| found.len() == 0) {
+        log::warn!("{shown}: the registry is empty; run `feast apply` to fill it");
+    }
+    Ok(Prepared { settings, store, registry, snapshot: Arc::new(snapshot), stamp })
+}
+
+impl Prepared {
+    /// When the registry file is looked at next.
+    pub fn next_check(&self, now: Instant) -> Option<Instant> {
+        (!self.settings.registry_ttl.is_zero()).then(|| now + self.settings.registry_ttl)
+    }
+
+    /// Loads the registry again if its file has changed; a file that cannot be read changes nothing.
+    pub fn refresh(&mut self) {
+        let found = self.registry.stamp();
+        if found.is_none() || found == self.stamp {
+            return;
+        }
+        match self.registry.load(self.snapshot.generation + 1) {
+            Ok((snapshot, stamp)) => {
+                self.snapshot = Arc::new(snapshot);
+                self.stamp = stamp;
+            }
+            Err(error) => {
+                self.stamp = found;
+                log::error!("{error}; serving the registry loaded before");
+            }
+        }
+    }
+}
+
+fn now() -> (i64, i32) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32)
+}
+
+/// A random UUID, version 4.
+pub fn version_id() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// Opens every listening socket.
+pub fn bind_all(settings: &Settings) -> Result<Vec<Listener>, StartError> {
+    settings.binds.iter().map(|bind| open(bind, settings)).collect()
+}
+
+fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartError> {
+    let failed = |problem: String| StartError::new(exit::CONFIG, format!("Can't connect to {bind}: {problem}"));
+    let socket: Socket = match bind {
+        Bind::Tcp { host, port } => {
+            let address = Bind::resolve(host, *port).map_err(failed)?;
+            let opened = if settings.reuse_port {
+                reserve(address)
+            } else {
+                sockets::listen_tcp(address, settings.backlog, false)
+            };
+            opened.map_err(|error| match error.kind() {
+                std::io::ErrorKind::AddrInUse => failed(format!(
+                    "address already in use; stop the other server or choose another --port ({error})"
+                )),
+                std::io::ErrorKind::AddrNotAvailable => {
+                    failed(format!("this machine has no such address ({error})"))
+                }
+                _ => failed(error.to_string()),
+            })?
+        }
+        Bind::Unix(path) => with_umask(settings.umask, || sockets::listen_unix(path, settings.backlog))
+            .and_then(|socket| {
+                let identity = &settings.identity;
+                if identity.uid.is_some() || identity.gid.is_some() {
+                    nix::unistd::chown(path, identity.uid, identity.gid)?;
+                }
+                Ok(socket)
+            })
+            .map_err(|error| failed(error.to_string()))?,
+        Bind::Fd(number) => {
+            sockets::adopt(*number, settings.backlog).map_err(|error| failed(error.to_string()))?
+        }
+    };
+    Listener::new(socket).map_err(|error| failed(error.to_string()))
+}
+
+/// Binds without listening: the port is ours, and the kernel sends connections to the workers' sockets only.
+fn reserve(address: std::net::SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_ids_are_uuids() {
+        let id = version_id();
+        assert_eq!(id.len(), 36);
+        assert_eq!(&id[14..15], "4");
+        assert!("89ab".contains(&id[19..20]));
+    }
+}

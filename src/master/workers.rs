@@ -1,0 +1,273 @@
+//! Making workers, and keeping as many of them as are wanted.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::Instant;
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+use super::{Master, Phase};
+use crate::exit;
+use crate::ipc::channel::{Channel, ToWorker};
+use crate::os::fdpass;
+use crate::os::fork::{exit_now, fork_blocked, unblock_signals, Side};
+use crate::os::signals::{Pipe, Signal};
+use crate::worker::{self, Boot};
+
+/// What a worker is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Serving.
+    Serving,
+    /// Serving until a successor is ready.
+    AwaitingSuccessor,
+    /// Its connections go to another worker.
+    HandingOver {
+        /// Who takes them.
+        to: Pid,
+        /// Since when.
+        since: Instant,
+    },
+    /// Told to stop.
+    Stopping {
+        /// Killed then.
+        until: Instant,
+    },
+}
+
+/// A worker as the master knows it.
+#[derive(Debug)]
+pub(super) struct WorkerRecord {
+    pub(super) pid: Pid,
+    pub(super) slot: usize,
+    /// Spawn order: the oldest go first.
+    pub(super) age: u64,
+    /// `None` once it has hung up.
+    pub(super) channel: Option<Channel>,
+    pub(super) ready_since: Option<Instant>,
+    pub(super) duty: Duty,
+    /// The worker whose place it takes.
+    pub(super) predecessor: Option<Pid>,
+    /// When it was told to abort because it was silent.
+    pub(super) aborted: Option<Instant>,
+    /// This master has killed it.
+    pub(super) killed: bool,
+}
+
+impl WorkerRecord {
+    /// Sends a signal; a worker that is gone already does not mind.
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = kill(self.pid, signal);
+    }
+
+    /// Ends it now.
+    pub(super) fn kill(&mut self) {
+        if !std::mem::replace(&mut self.killed, true) {
+            self.signal(Signal::SIGKILL);
+        }
+    }
+
+    fn serves(&self) -> bool {
+        matches!(self.duty, Duty::Serving | Duty::AwaitingSuccessor)
+    }
+}
+
+impl Master {
+    /// Forks and retires workers until there are as many as wanted.
+    pub(super) fn converge(&mut self) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.replace_waiting();
+        let mut missing = self.target.saturating_sub(self.serving());
+        while missing > 0 && self.backoff.allows(self.now) && self.spawn(None) {
+            missing -= 1;
+        }
+        self.retire_surplus();
+    }
+
+    /// Workers that serve or are about to, each place counted once.
+    fn serving(&self) -> usize {
+        let awaited = |pid: Pid| {
+            self.workers.iter().any(|w| w.pid == pid && w.duty == Duty::AwaitingSuccessor)
+        };
+        self.workers.iter().filter(|w| w.serves() && !w.predecessor.is_some_and(awaited)).count()
+    }
+
+    /// Forks successors for workers that wait for one, as long as not too many are on their way out.
+    fn replace_waiting(&mut self) {
+        let waiting: Vec<Pid> = self
+            .workers
+            .iter()
+            .filter(|w| w.duty == Duty::AwaitingSuccessor)
+            .filter(|w| !self.workers.iter().any(|other| other.predecessor == Some(w.pid)))
+            .map(|w| w.pid)
+            .collect();
+        let mut surplus = self.serving().saturating_sub(self.target);
+        for pid in waiting {
+            let leaving = self.workers.iter().filter(|w| !w.serves()).count();
+            if leaving >= self.target.max(1) || !self.backoff.allows(self.now) {
+                return;
+            }
+            // After a reload to fewer workers not everybody is replaced.
+            if surplus > 0 {
+                surplus -= 1;
+                continue;
+            }
+            self.spawn(Some(pid));
+        }
+    }
+
+    /// With more workers than wanted, the oldest give their connections to the least loaded of the others.
+    fn retire_surplus(&mut self) {
+        let mut surplus = self.serving().saturating_sub(self.target);
+        while surplus > 0 {
+            surplus -= 1;
+            let has_successor = |pid| self.workers.iter().any(|w| w.predecessor == Some(pid));
+            let oldest = self
+                .workers
+                .iter()
+                .filter(|w| w.serves() && w.ready_since.is_some() && !has_successor(w.pid))
+                .min_by_key(|w| w.age)
+                .map(|w| w.pid);
+            let Some(from) = oldest else { return };
+            let heir = self
+                .workers
+                .iter()
+                .filter(|w| w.pid != from && w.duty == Duty::Serving && w.ready_since.is_some())
+                .min_by_key(|w| self.board.slot(w.slot).connections())
+                .map(|w| w.pid);
+            let Some(to) = heir else { return };
+            self.hand_over(from, to);
+        }
+    }
+
+    /// Connects two workers so that one can send its connections to the other.
+    fn hand_over(&mut self, from: Pid, to: Pid) {
+        let connected = || -> std::io::Result<()> {
+            let (outgoing, incoming) = fdpass::packet_pair()?;
+            let channel = |pid| self.workers.iter().find(|w| w.pid == pid).and_then(|w| w.channel.as_ref());
+            let (Some(sender), Some(receiver)) = (channel(from), channel(to)) else {
+                return Err(std::io::ErrorKind::NotConnected.into());
+            };
+            receiver.tell_worker(ToWorker::Adopt(incoming))?;
+            sender.tell_worker(ToWorker::HandTo(outgoing))
+        };
+        if let Err(error) = connected() {
+            log::debug!("worker {from} cannot hand over to {to}: {error}");
+            return;
+        }
+        let since = self.now;
+        if let Some(worker) = self.workers.iter_mut().find(|w| w.pid == from) {
+            worker.duty = Duty::HandingOver { to, since };
+        }
+    }
+
+    /// A worker accepts connections now.
+    pub(super) fn worker_ready(&mut self, index: usize) {
+        self.ever_ready = true;
+        let worker = &mut self.workers[index];
+        worker.ready_since = Some(self.now);
+        let pid = worker.pid;
+        if let Some(predecessor) = worker.predecessor.take() {
+            self.hand_over(predecessor, pid);
+        }
+    }
+
+    /// A worker has reached its limit.
+    pub(super) fn worker_retires(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        if worker.duty == Duty::Serving {
+            worker.duty = Duty::AwaitingSuccessor;
+        }
+    }
+
+    /// Forks one worker; false when that is not possible now.
+    fn spawn(&mut self, predecessor: Option<Pid>) -> bool {
+        let Some(slot) = self.board.claim() else {
+            log::warn!("no free slot for another worker");
+            return false;
+        };
+        let settings = &self.prepared.settings;
+        let seed = fastrand::u64(..);
+        let jitter = fastrand::u64(0..=settings.max_requests_jitter);
+        let limit = (settings.max_requests > 0).then(|| settings.max_requests.saturating_add(jitter));
+        let quiet = predecessor.is_some() && !self.recycles.speak(self.now);
+        let forked = Channel::pair().and_then(|ends| Ok((ends, fork_blocked()?)));
+        let ((ours, theirs), side) = match forked {
+            Ok(forked) => forked,
+            Err(error) => {
+                log::error!("cannot fork a worker: {error}");
+                self.board.slot(slot).set_state(crate::ipc::scoreboard::SlotState::Free);
+                self.backoff.failed(self.now);
+                return false;
+            }
+        };
+        match side {
+            Side::Child => {
+                drop(ours);
+                self.become_worker(slot, theirs, seed, limit, quiet)
+            }
+            Side::Parent(pid) => {
+                self.board.slot(slot).set_pid(pid.as_raw());
+                self.workers.push(WorkerRecord {
+                    pid,
+                    slot,
+                    age: self.next_age,
+                    channel: Some(ours),
+                    ready_since: None,
+                    duty: Duty::Serving,
+                    predecessor,
+                    aborted: None,
+                    killed: false,
+                });
+                self.next_age += 1;
+                true
+            }
+        }
+    }
+
+    /// The child's way from the fork to its end. Signals are blocked until its own pipe stands.
+    fn become_worker(
+        &mut self,
+        slot: usize,
+        channel: Channel,
+        seed: u64,
+        limit: Option<u64>,
+        quiet: bool,
+    ) -> ! {
+        // A sibling's channel held open here would hide the master's death from that sibling.
+        self.workers.clear();
+        fastrand::seed(seed);
+        crate::os::process::set_name("feast-worker");
+        let identity = &self.prepared.settings.identity;
+        let signals = identity.assume().and_then(|()| {
+            let signals = Pipe::replace()?;
+            unblock_signals()?;
+            Ok(signals)
+        });
+        let signals = match signals {
+            Ok(signals) => signals,
+            Err(error) => {
+                log::error!("Exception in worker process: {error}");
+                exit_now(exit::BOOT_FAILED);
+            }
+        };
+        let boot = Boot {
+            settings: &self.prepared.settings,
+            store: &self.prepared.store,
+            registry: &self.prepared.registry,
+            snapshot: self.snapshot(),
+            stamp: self.prepared.stamp,
+            listeners: &self.listeners,
+            board: &self.board,
+            slot,
+            channel,
+            signals,
+            limit,
+            quiet,
+        };
+        let code = catch_unwind(AssertUnwindSafe(|| worker::run(boot))).unwrap_or(exit::CRASHED);
+        exit_now(code)
+    }
+}

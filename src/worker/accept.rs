@@ -1,0 +1,193 @@
+//! Who takes the next connection? Listeners in the poll, and the balance between workers.
+//!
+//! The kernel wakes one of the waiting workers, and tends to wake the same one. So every worker moves to the
+//! end of the queue now and then, and a worker that holds clearly more than its share leaves the queue for a
+//! moment. It must leave *before* it is woken: a wake-up that is not used is lost for everybody.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Token};
+
+use super::LISTENERS;
+use crate::config::Settings;
+use crate::ipc::scoreboard::Scoreboard;
+use crate::net::{Listener, Stream};
+use crate::os::{epoll, sockets};
+
+/// Accepted connections after which a worker moves to the end of the queue.
+const REQUEUE_EVERY: u32 = 16;
+/// Pause after running out of descriptors.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In the queue.
+    Armed,
+    /// Out of the queue until then.
+    Paused(Instant),
+    /// Out of the queue until a connection closes.
+    Full,
+    /// Out of the queue for good, or until [`Acceptor::resume`].
+    Stopped,
+}
+
+/// The listeners of one worker.
+#[derive(Debug)]
+pub(super) struct Acceptor<'m> {
+    shared: &'m [Listener],
+    own: Vec<Listener>,
+    most: usize,
+    state: State,
+    since_requeue: u32,
+    warned_full: bool,
+}
+
+impl<'m> Acceptor<'m> {
+    /// Starts accepting.
+    pub(super) fn new(shared: &'m [Listener], settings: &Settings, poll: &Poll) -> io::Result<Self> {
+        let mut own = Vec::new();
+        if settings.reuse_port {
+            for listener in shared {
+                if let crate::net::ListenerName::Tcp(address) = listener.name() {
+                    own.push(Listener::new(sockets::listen_tcp(*address, settings.backlog, true)?)?);
+                }
+            }
+        }
+        let mut acceptor = Self {
+            shared,
+            own,
+            most: settings.worker_connections.unwrap_or(usize::MAX),
+            state: State::Stopped,
+            since_requeue: 0,
+            warned_full: false,
+        };
+        acceptor.arm(poll)?;
+        Ok(acceptor)
+    }
+
+    fn listeners(&self) -> &[Listener] {
+        if self.own.is_empty() { self.shared } else { &self.own }
+    }
+
+    fn arm(&mut self, poll: &Poll) -> io::Result<()> {
+        for (index, listener) in self.listeners().iter().enumerate() {
+            epoll::add_exclusive(poll, listener.as_fd(), Token(LISTENERS + index))?;
+        }
+        self.state = State::Armed;
+        Ok(())
+    }
+
+    fn disarm(&mut self, poll: &Poll, state: State) {
+        if self.state == State::Armed {
+            for listener in self.listeners() {
+                let _ = epoll::remove(poll, listener.as_fd());
+            }
+        }
+        self.state = state;
+    }
+
+    /// Takes one connection; `None` when another worker was faster.
+    pub(super) fn accept(
+        &mut self,
+        index: usize,
+        poll: &Poll,
+        now: Instant,
+    ) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
+        if self.state != State::Armed {
+            return Ok(None);
+        }
+        let Some(listener) = self.listeners().get(index) else { return Ok(None) };
+        match listener.accept() {
+            Ok(accepted) => {
+                self.since_requeue += 1;
+                Ok(Some(accepted))
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    if !std::mem::replace(&mut self.warned_full, true) {
+                        log::warn!("cannot accept, pausing: {error}; raise the limit of open files");
+                    }
+                    self.disarm(poll, State::Paused(now + FULL_PAUSE));
+                    Ok(None)
+                }
+                // The client gave up, or another worker took it.
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Decides, after a connection came, whether the next ones are for others. `open` = held by this worker.
+    pub(super) fn balance(&mut self, open: usize, board: &Scoreboard, poll: &Poll, now: Instant) {
+        if self.state != State::Armed {
+            return;
+        }
+        if open >= self.most {
+            return self.disarm(poll, State::Full);
+        }
+        let (workers, total) = board.load();
+        // Above 1.125 x mean + 1.
+        if workers > 1 && open as u64 * 8 * u64::from(workers) > u64::from(total) * 9 + 8 * u64::from(workers) {
+            let pause = Duration::from_micros(fastrand::u64(1000..3000));
+            return self.disarm(poll, State::Paused(now + pause));
+        }
+        if self.since_requeue >= REQUEUE_EVERY {
+            self.since_requeue = 0;
+            self.disarm(poll, State::Stopped);
+            let _ = self.arm(poll);
+        }
+    }
+
+    /// Goes on after a pause that is over.
+    pub(super) fn rearm(&mut self, poll: &Poll, now: Instant) {
+        if matches!(self.state, State::Paused(until) if until <= now) {
+            if let Err(error) = self.arm(poll) {
+                log::error!("cannot listen again: {error}");
+            }
+        }
+    }
+
+    /// When a pause is over.
+    pub(super) fn rearm_at(&self) -> Option<Instant> {
+        if let State::Paused(until) = self.state { Some(until) } else { None }
+    }
+
+    /// A connection was closed; `open` remain.
+    pub(super) fn closed_one(&mut self, open: usize, poll: &Poll) {
+        if self.state == State::Full && open < self.most {
+            let _ = self.arm(poll);
+        }
+    }
+
+    /// Stops for good. A listener of its own is emptied first by the caller.
+    pub(super) fn stop(&mut self, poll: &Poll) {
+        self.disarm(poll, State::Stopped);
+    }
+
+    /// Accepts again after [`stop`](Self::stop): there is no successor after all.
+    pub(super) fn resume(&mut self, poll: &Poll) {
+        if self.state == State::Stopped {
+            if let Err(error) = self.arm(poll) {
+                log::error!("cannot listen again: {error}");
+            }
+        }
+    }
+
+    /// True when this worker's sockets are its own, so that what waits in them is lost when it exits.
+    pub(super) fn owns_sockets(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Takes every connection that waits.
+    pub(super) fn take_waiting(&self) -> Vec<(Stream, Option<SocketAddr>)> {
+        let mut taken = Vec::new();
+        for listener in self.listeners() {
+            while let Ok(accepted) = listener.accept() {
+                taken.push(accepted);
+            }
+        }
+        taken
+    }
+}

@@ -1,0 +1,179 @@
+//! From ready to gone: what a worker does about signals, the master's word, and its own limit.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::ipc::channel::{Incoming, ToMaster, ToWorker};
+use crate::ipc::scoreboard::SlotState;
+use crate::os::signals::Signal;
+
+/// How long idle connections are kept when there is neither a successor nor an operator's stop.
+const ORPHAN_LINGER: Duration = Duration::from_secs(2);
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The master knows that a successor is wanted.
+    Retiring,
+    /// Connections go to another worker.
+    HandingOver,
+    /// No new connections; every answer is the last of its connection.
+    Draining {
+        /// Idle connections are closed then.
+        idle_until: Instant,
+        /// Everything is closed then.
+        until: Instant,
+    },
+    Over,
+}
+
+/// Phase and limit of a worker.
+#[derive(Debug)]
+pub(super) struct Life {
+    phase: Phase,
+    limit: Option<u64>,
+}
+
+impl Life {
+    pub(super) fn new(limit: Option<u64>) -> Self {
+        Self { phase: Phase::Serving, limit }
+    }
+
+    /// Answers carry `connection: close`.
+    pub(super) fn announces_close(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.phase == Phase::HandingOver
+    }
+
+    /// When the phase ends by itself.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Draining { idle_until, until } => Some(idle_until.min(until)),
+            _ => None,
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// Takes what the master has said.
+    pub(super) fn hear_master(&mut self) {
+        loop {
+            match self.channel.from_master() {
+                Ok(Incoming::Message(ToWorker::HandTo(socket))) => self.start_handover(socket),
+                Ok(Incoming::Message(ToWorker::Adopt(socket))) => self.expect_connections(socket),
+                Ok(Incoming::Empty) => return,
+                Ok(Incoming::Closed) | Err(_) => {
+                    if !matches!(self.life.phase, Phase::Draining { .. } | Phase::Over) {
+                        log::info!("Parent changed, shutting down: <Worker {}>", std::process::id());
+                        self.drain(ORPHAN_LINGER);
+                    }
+                    // Nobody will ever write again; leaving it in the poll would spin.
+                    let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&self.channel));
+                    let _ = self.poll.registry().deregister(&mut mio::unix::SourceFd(&fd));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what signals have said.
+    pub(super) fn hear_signals(&mut self) {
+        for signal in self.signals.drain() {
+            match signal {
+                Signal::SIGTERM => self.drain(self.settings.graceful_timeout),
+                Signal::SIGINT | Signal::SIGQUIT => self.life.phase = Phase::Over,
+                Signal::SIGUSR1 => self.service.reopen_logs(),
+                // HUP, USR2, TTIN, TTOU and WINCH are the master's.
+                _ => {}
+            }
+        }
+    }
+
+    /// Stops accepting and ends every connection with its next answer.
+    fn drain(&mut self, linger: Duration) {
+        if matches!(self.life.phase, Phase::Draining { .. } | Phase::Over) {
+            return;
+        }
+        for (stream, peer) in self.acceptor.take_waiting() {
+            self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+        }
+        self.acceptor.stop(&self.poll);
+        self.slot.set_state(SlotState::Draining);
+        let now = self.clock.now;
+        let until = now + self.settings.graceful_timeout;
+        self.life.phase = Phase::Draining { idle_until: (now + linger).min(until), until };
+    }
+
+    /// The successor is there: this worker accepts no more.
+    pub(super) fn begin_handing_over(&mut self) {
+        if self.acceptor.owns_sockets() {
+            for (stream, peer) in self.acceptor.take_waiting() {
+                self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+            }
+        }
+        self.acceptor.stop(&self.poll);
+        self.slot.set_state(SlotState::Draining);
+        self.life.phase = Phase::HandingOver;
+    }
+
+    /// The successor is gone: serve on.
+    pub(super) fn serve_on(&mut self) {
+        self.acceptor.resume(&self.poll);
+        self.slot.set_state(SlotState::Retiring);
+        self.life.phase = Phase::Retiring;
+    }
+
+    /// Decides at the end of a turn; the exit code when this was the last one.
+    pub(super) fn next_step(&mut self) -> Option<i32> {
+        match self.life.phase {
+            Phase::Serving => {
+                let at_limit = self.life.limit.is_some_and(|limit| self.service.requests >= limit);
+                if (at_limit || self.service.panicked)
+                    && self.channel.tell_master(ToMaster::Retiring).is_ok()
+                {
+                    self.slot.set_state(SlotState::Retiring);
+                    self.life.phase = Phase::Retiring;
+                    if !self.quiet && at_limit {
+                        let limit = self.life.limit.unwrap_or(0);
+                        log::info!("Maximum request limit of {limit} exceeded. Terminating process.");
+                    }
+                }
+                None
+            }
+            Phase::Retiring => None,
+            Phase::HandingOver => {
+                self.continue_handover();
+                let handed_over = self.conns.is_empty()
+                    && self.inheritances.is_empty()
+                    && self.outgoing.as_ref().is_some_and(super::Outgoing::is_done);
+                handed_over.then(|| self.leave())
+            }
+            Phase::Draining { idle_until, until } => self.drain_step(idle_until, until),
+            Phase::Over => Some(self.leave()),
+        }
+    }
+
+    fn drain_step(&mut self, idle_until: Instant, until: Instant) -> Option<i32> {
+        if self.clock.now >= idle_until {
+            let idle: Vec<usize> =
+                self.conns.iter().filter(|(_, conn)| conn.is_idle()).map(|(index, _)| index).collect();
+            idle.into_iter().for_each(|index| self.close(index));
+            self.life.phase = Phase::Draining { idle_until: until, until };
+        }
+        let over = self.conns.is_empty() && self.inheritances.is_empty();
+        (over || self.clock.now >= until).then(|| self.leave())
+    }
+
+    fn leave(&mut self) -> i32 {
+        if !self.quiet {
+            log::info!("Worker exiting (pid: {})", std::process::id());
+        }
+        self.service.end_turn(&self.clock);
+        self.slot.set_connections(0);
+        0
+    }
+}

@@ -1,0 +1,350 @@
+//! When does each step run? One loop per worker process: accept, read, answer, write, hand over.
+//!
+//! ```text
+//! Serving --limit--> Retiring --successor ready--> HandingOver --all handed--> exit 0
+//!    |                   |                              |
+//!    +------TERM---------+-------------TERM-------------+--> Draining --empty or late--> exit 0
+//!    +------QUIT, INT----+------------------------------+--> exit 0 at once
+//! ```
+//!
+//! What must not happen here: deciding what an answer says (that is `api`), or which processes exist (that
+//! is `master`).
+
+mod accept;
+mod conn;
+mod lifecycle;
+mod refresh;
+mod service;
+mod transfer;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+
+use crate::config::{Settings, StoreConfig};
+use crate::ipc::channel::Channel;
+use crate::ipc::scoreboard::{Slot, SlotState, Scoreboard};
+use crate::net::Listener;
+use crate::os::fdpass;
+use crate::os::signals::Pipe;
+use crate::registry::file::Stamp;
+use crate::registry::{RegistryFile, Snapshot};
+
+use accept::Acceptor;
+use conn::{Conn, Fate};
+use lifecycle::Life;
+use service::Service;
+use transfer::{Inheritance, Outgoing};
+
+/// What a worker inherits from the master.
+#[derive(Debug)]
+pub struct Boot<'m> {
+    /// Settings.
+    pub settings: &'m Settings,
+    /// The repository.
+    pub store: &'m StoreConfig,
+    /// The registry file.
+    pub registry: &'m RegistryFile,
+    /// Its content as the master knows it, and the stamp that belongs to it.
+    pub snapshot: std::sync::Arc<Snapshot>,
+    /// Stamp of `snapshot`.
+    pub stamp: Option<Stamp>,
+    /// Sockets to accept on.
+    pub listeners: &'m [Listener],
+    /// Everybody's words.
+    pub board: &'m Scoreboard,
+    /// This worker's slot.
+    pub slot: usize,
+    /// The way to the master.
+    pub channel: Channel,
+    /// This process's signals.
+    pub signals: Pipe,
+    /// Requests after which it retires; `None` = never.
+    pub limit: Option<u64>,
+    /// Leave out the lines of a normal life: too many workers come and go.
+    pub quiet: bool,
+}
+
+/// The time of a turn, read once.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// For deadlines.
+    pub now: Instant,
+    /// For dates.
+    pub wall: Duration,
+}
+
+impl Clock {
+    fn read() -> Self {
+        Self {
+            now: Instant::now(),
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+}
+
+const CHANNEL: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const WAKER: Token = Token(2);
+const OUTGOING: Token = Token(3);
+const LISTENERS: usize = 16;
+const INHERITANCES: usize = 256;
+const CONNS: usize = 1 << 20;
+
+/// How often deadlines of connections are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+/// Bytes read at once.
+const SCRATCH: usize = 64 << 10;
+
+/// A worker process.
+struct Worker<'m> {
+    poll: Poll,
+    board: &'m Scoreboard,
+    slot: &'m Slot,
+    settings: &'m Settings,
+    channel: Channel,
+    signals: Pipe,
+    acceptor: Acceptor<'m>,
+    conns: Slab<Conn>,
+    /// Connections that have more to do than one turn allows.
+    posted: Vec<usize>,
+    service: Service,
+    life: Life,
+    outgoing: Option<Outgoing>,
+    inheritances: Slab<Inheritance>,
+    scratch: Vec<u8>,
+    clock: Clock,
+    next_sweep: Instant,
+    quiet: bool,
+}
+
+/// Runs a worker until its end; returns its exit code.
+pub fn run(boot: Boot<'_>) -> i32 {
+    let quiet = boot.quiet;
+    if !quiet {
+        log::info!("Booting worker with pid: {}", std::process::id());
+    }
+    match Worker::new(boot) {
+        Ok(mut worker) => worker.run(),
+        Err(error) => {
+            log::error!("Exception in worker process: {error}");
+            crate::exit::BOOT_FAILED
+        }
+    }
+}
+
+impl<'m> Worker<'m> {
+    fn new(boot: Boot<'m>) -> io::Result<Self> {
+        let clock = Clock::read();
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let channel_fd = std::os::fd::AsFd::as_fd(&boot.channel).as_raw_fd();
+        registry.register(&mut SourceFd(&channel_fd), CHANNEL, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&boot.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let waker = std::sync::Arc::new(Waker::new(registry, WAKER)?);
+        let slot = boot.board.slot(boot.slot);
+        if !boot.quiet {
+            log::info!("Started server process [{}]", std::process::id());
+            log::info!("Waiting for application startup.");
+        }
+        let service = Service::new(&boot, waker)?;
+        let acceptor = Acceptor::new(boot.listeners, boot.settings, &poll)?;
+        slot.set_state(SlotState::Serving);
+        boot.channel.tell_master(crate::ipc::channel::ToMaster::Ready)?;
+        if !boot.quiet {
+            log::info!("Application startup complete.");
+        }
+        Ok(Self {
+            poll,
+            board: boot.board,
+            slot,
+            settings: boot.settings,
+            channel: boot.channel,
+            signals: boot.signals,
+            acceptor,
+            conns: Slab::with_capacity(64),
+            posted: Vec::new(),
+            service,
+            life: Life::new(boot.limit),
+            outgoing: None,
+            inheritances: Slab::new(),
+            scratch: vec![0; SCRATCH],
+            next_sweep: clock.now + SWEEP,
+            clock,
+            quiet: boot.quiet,
+        })
+    }
+
+    fn run(&mut self) -> i32 {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let wait = self.next_deadline().saturating_duration_since(Instant::now());
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    log::error!("Exception in worker process: poll: {error}");
+                    return crate::exit::CRASHED;
+                }
+                _ => {}
+            }
+            self.clock = Clock::read();
+            for event in &events {
+                match event.token() {
+                    CHANNEL => self.hear_master(),
+                    SIGNALS => self.hear_signals(),
+                    WAKER => self.service.registry_loaded(),
+                    OUTGOING => self.continue_handover(),
+                    Token(n) if n >= CONNS => self.ready(n - CONNS),
+                    Token(n) if n >= INHERITANCES => self.adopt(n - INHERITANCES),
+                    Token(n) => self.accept(n - LISTENERS),
+                }
+            }
+            self.drive_posted();
+            self.wake_parked();
+            self.sweep();
+            self.service.end_turn(&self.clock);
+            self.slot.beat();
+            self.slot.set_requests(self.service.requests);
+            if let Some(code) = self.next_step() {
+                return code;
+            }
+        }
+    }
+
+    /// When the next thing happens that no event announces.
+    fn next_deadline(&self) -> Instant {
+        let now = self.clock.now;
+        if !self.posted.is_empty() {
+            return now;
+        }
+        [
+            self.acceptor.rearm_at(),
+            self.service.retry_at(),
+            self.service.refresh_at(),
+            (!self.conns.is_empty()).then_some(self.next_sweep),
+            self.life.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(now + Duration::from_secs(1), Instant::min)
+    }
+
+    /// Takes one connection from listener `index`, unless it is somebody else's turn.
+    fn accept(&mut self, index: usize) {
+        match self.acceptor.accept(index, &self.poll, self.clock.now) {
+            Ok(Some((stream, peer))) => {
+                self.add(Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+                self.balance();
+            }
+            Ok(None) => {}
+            Err(error) => log::warn!("cannot accept: {error}"),
+        }
+    }
+
+    fn balance(&mut self) {
+        self.slot.set_connections(self.conns.len());
+        self.acceptor.balance(self.conns.len(), self.board, &self.poll, self.clock.now);
+    }
+
+    /// Starts watching a connection; returns its index.
+    fn add(&mut self, conn: Conn) -> Option<usize> {
+        let entry = self.conns.vacant_entry();
+        let index = entry.key();
+        let conn = entry.insert(conn);
+        if let Err(error) = conn.register(self.poll.registry(), Token(CONNS + index)) {
+            log::warn!("cannot watch a connection: {error}");
+            self.conns.remove(index);
+            return None;
+        }
+        Some(index)
+    }
+
+    fn ready(&mut self, index: usize) {
+        if let Some(conn) = self.conns.get_mut(index) {
+            conn.readiness();
+            self.drive(index);
+        }
+    }
+
+    /// Lets a connection do what it can.
+    fn drive(&mut self, index: usize) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let mut turn = conn::Turn {
+            service: &mut self.service,
+            scratch: &mut self.scratch,
+            settings: self.settings,
+            clock: &self.clock,
+            closing: self.life.announces_close(),
+            registry: self.poll.registry(),
+            token: Token(CONNS + index),
+        };
+        match conn.advance(&mut turn) {
+            Fate::Keep => {}
+            Fate::Again => self.posted.push(index),
+            Fate::Parked => self.service.park(index),
+            Fate::Close => self.close(index),
+        }
+    }
+
+    fn close(&mut self, index: usize) {
+        if let Some(mut conn) = self.conns.try_remove(index) {
+            let _ = conn.deregister(self.poll.registry());
+            self.slot.set_connections(self.conns.len());
+            self.acceptor.closed_one(self.conns.len(), &self.poll);
+        }
+    }
+
+    fn drive_posted(&mut self) {
+        for index in std::mem::take(&mut self.posted) {
+            self.drive(index);
+        }
+    }
+
+    /// Gives requests that waited for something another try.
+    fn wake_parked(&mut self) {
+        for (index, retry) in self.service.take_ready(self.clock.now) {
+            if let Some(conn) = self.conns.get_mut(index) {
+                conn.unpark(retry);
+                self.drive(index);
+            }
+        }
+        self.acceptor.rearm(&self.poll, self.clock.now);
+    }
+
+    /// Ends connections whose time is up.
+    fn sweep(&mut self) {
+        if self.clock.now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = self.clock.now + SWEEP;
+        let late: Vec<usize> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.deadline <= self.clock.now)
+            .map(|(index, _)| index)
+            .collect();
+        for index in late {
+            let Some(conn) = self.conns.get_mut(index) else { continue };
+            if conn.time_out(&mut self.service, &self.clock) {
+                self.drive(index);
+            } else {
+                self.close(index);
+            }
+        }
+    }
+
+    /// Registers one end of a packet socket.
+    fn watch_packets(&self, fd: std::os::fd::RawFd, token: Token) -> io::Result<()> {
+        self.poll.registry().register(
+            &mut SourceFd(&fd),
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+}
+
+/// A batch of handed-over connections never exceeds what one packet may carry.
+const _: () = assert!(crate::ipc::handover::MAX_BATCH <= fdpass::MAX_FDS);

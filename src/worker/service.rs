@@ -1,0 +1,347 @@
+//! What answers requests inside a worker: routes, the registry, the store, the access log. No sockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+
+use super::refresh::{Loaded, Watch};
+use super::{Boot, Clock};
+use crate::api::routes::{self, Match, Route};
+use crate::api::{online, Answer, ApiRules, Context, Freshness, PlanCache, Step};
+use crate::config::settings::TrustedPeers;
+use crate::config::store::OnlineStoreConfig;
+use crate::feature::zone::LocalZone;
+use crate::http::date::DateCache;
+use crate::http::respond::{self, ResponseHead};
+use crate::http::{body, Framing, Head, HttpError, Version};
+use crate::logging::access::{AccessLog, Entry};
+use crate::online::sqlite::Sqlite;
+use crate::online::OnlineStore;
+
+/// How often a busy store is asked again, and for how long (the reference's patience).
+const STORE_RETRY: Duration = Duration::from_millis(5);
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request on its way in.
+pub(super) struct Incoming<'i> {
+    pub(super) head: &'i Head,
+    /// The whole request; the head's ranges count from its first byte.
+    pub(super) bytes: &'i [u8],
+    pub(super) peer: Option<SocketAddr>,
+    /// Set when the request has waited.
+    pub(super) retry: Option<Retry>,
+    /// The connection ends with this answer whatever the client wants.
+    pub(super) closing: bool,
+}
+
+/// What a request that has waited is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    pub(super) freshness: Freshness,
+    pub(super) since: Instant,
+}
+
+/// A connection whose request waits.
+#[derive(Debug)]
+struct Parked {
+    index: usize,
+    step: Step,
+    since: Instant,
+}
+
+/// See the module.
+pub(super) struct Service {
+    /// Requests taken on by this process.
+    pub(super) requests: u64,
+    /// An operation has panicked: this process should be replaced.
+    pub(super) panicked: bool,
+    watch: Watch,
+    plans: PlanCache,
+    store: Box<dyn OnlineStore>,
+    scratch: online::Scratch,
+    rules: ApiRules,
+    trusted: TrustedPeers,
+    answer: Answer,
+    head: Vec<u8>,
+    body: Vec<u8>,
+    date: DateCache,
+    access: AccessLog,
+    parked: Vec<Parked>,
+    last_step: Step,
+    last_since: Option<Instant>,
+    next_retry: Option<Instant>,
+    registry_loaded: Option<Loaded>,
+}
+
+impl Service {
+    pub(super) fn new(boot: &Boot<'_>, waker: Arc<Waker>) -> io::Result<Self> {
+        let settings = boot.settings;
+        let OnlineStoreConfig::Sqlite { path } = &boot.store.online_store;
+        Ok(Self {
+            requests: 0,
+            panicked: false,
+            watch: Watch::new(
+                boot.registry.clone(),
+                boot.snapshot.clone(),
+                boot.stamp,
+                settings.registry_ttl,
+                waker,
+            ),
+            plans: PlanCache::default(),
+            store: open_store(path),
+            scratch: online::Scratch::default(),
+            rules: ApiRules {
+                key_version: boot.store.key_version,
+                strict_content_type: settings.strict_content_type,
+                enforce_ttl: settings.enforce_ttl,
+            },
+            trusted: settings.trusted.clone(),
+            answer: Answer::default(),
+            head: Vec::with_capacity(256),
+            body: Vec::new(),
+            date: DateCache::default(),
+            access: AccessLog::open(&settings.access_log, settings.access_format.as_deref())?,
+            parked: Vec::new(),
+            last_step: Step::Reply,
+            last_since: None,
+            next_retry: None,
+            registry_loaded: None,
+        })
+    }
+
+    /// Answers a request into [`reply`](Self::reply), or says what it waits for.
+    pub(super) fn answer(&mut self, incoming: &Incoming<'_>, clock: &Clock) -> Step {
+        if incoming.retry.is_none() {
+            self.requests += 1;
+        }
+        let step = catch_unwind(AssertUnwindSafe(|| self.route(incoming, clock))).unwrap_or_else(|_| {
+            self.panicked = true;
+            self.plans = PlanCache::default();
+            self.scratch = online::Scratch::default();
+            self.answer.json(500).extend_from_slice(b"\"internal error\"");
+            Step::Reply
+        });
+        if step == Step::Reply {
+            let close = incoming.closing || !incoming.head.keep_alive;
+            self.write_head(close, clock);
+            self.log_access(incoming, clock);
+        } else {
+            self.last_step = step;
+            self.last_since = incoming.retry.map(|retry| retry.since);
+        }
+        step
+    }
+
+    fn route(&mut self, incoming: &Incoming<'_>, clock: &Clock) -> Step {
+        let Incoming { head, bytes, .. } = *incoming;
+        let text = |range: &std::ops::Range<usize>| std::str::from_utf8(&bytes[range.clone()]).unwrap_or("");
+        let (method, path) = (text(&head.method), text(&head.path));
+        let found = routes::find(method, path);
+        let freshness = incoming.retry.map_or(Freshness::Unchecked, |retry| retry.freshness);
+        let step = match found {
+            Match::Run(Route::OnlineFeatures) => {
+                let content_type = head.content_type.as_ref().map(text);
+                let mut decoded = std::mem::take(&mut self.body);
+                decoded.clear();
+                let request_body = match head.framing {
+                    Framing::Length(_) => &bytes[head.end..],
+                    Framing::Chunked => {
+                        body::collect(bytes, head.end, &mut decoded);
+                        &decoded
+                    }
+                };
+                let mut cx = Context {
+                    snapshot: &self.watch.snapshot().clone(),
+                    plans: &mut self.plans,
+                    store: &mut *self.store,
+                    scratch: &mut self.scratch,
+                    rules: self.rules,
+                    now_nanos: clock.wall.as_nanos() as i128,
+                    freshness,
+                    registry_changed: &mut || self.watch.changed(),
+                    out_of_patience: incoming
+                        .retry
+                        .is_some_and(|retry| clock.now.duration_since(retry.since) >= STORE_PATIENCE),
+                };
+                let answer = &mut self.answer;
+                let step = online::get_online_features(request_body, content_type, &mut cx, answer);
+                self.body = decoded;
+                step
+            }
+            Match::Run(Route::Health) => {
+                if freshness == Freshness::Unchecked && self.watch.changed() {
+                    Step::WaitForRegistry
+                } else {
+                    let healthy = freshness != Freshness::Failed;
+                    self.answer.reset(if healthy { 200 } else { 503 });
+                    Step::Reply
+                }
+            }
+            Match::Run(Route::Later(path)) => {
+                routes::later(path, &mut self.answer);
+                Step::Reply
+            }
+            refused => {
+                let host = head.host.as_ref().map_or("", text);
+                let secure = head.forwarded_proto.as_ref().map(text) == Some("https")
+                    && self.trusted.trusts(incoming.peer.map(|peer| peer.ip()));
+                let origin = format!("{}://{host}", if secure { "https" } else { "http" });
+                routes::refuse(&refused, &origin, text(&head.query), &mut self.answer);
+                Step::Reply
+            }
+        };
+        if step == Step::Reply && method == "HEAD" {
+            self.answer.withheld = Some(self.answer.body.len());
+        }
+        step
+    }
+
+    /// Makes the answer to something that is not a request.
+    pub(super) fn refuse(&mut self, error: HttpError, clock: &Clock) {
+        let (status, text) = error.answer();
+        self.answer.reset(status);
+        self.answer.content_type = Some("text/plain; charset=utf-8");
+        self.answer.body.extend_from_slice(text.as_bytes());
+        if error == HttpError::Invalid {
+            log::warn!("{text}");
+        }
+        self.write_head(true, clock);
+    }
+
+    fn write_head(&mut self, close: bool, clock: &Clock) {
+        self.head.clear();
+        let head = ResponseHead {
+            status: self.answer.status,
+            date: self.date.at(clock.wall),
+            allow: self.answer.allow,
+            length: self.answer.withheld.unwrap_or(self.answer.body.len()),
+            content_type: self.answer.content_type,
+            location: self.answer.location.as_deref(),
+            retry_after: None,
+            close,
+        };
+        respond::write(&mut self.head, &head);
+    }
+
+    /// Head and body of the answer made last.
+    pub(super) fn reply(&self) -> (&[u8], &[u8]) {
+        let body: &[u8] = if self.answer.withheld.is_some() { b"" } else { &self.answer.body };
+        (&self.head, body)
+    }
+
+    fn log_access(&mut self, incoming: &Incoming<'_>, clock: &Clock) {
+        if !self.access.is_on() {
+            return;
+        }
+        let Incoming { head, bytes, .. } = *incoming;
+        let text = |range: &std::ops::Range<usize>| std::str::from_utf8(&bytes[range.clone()]).unwrap_or("");
+        let (address, port) = self.client(incoming);
+        let raw_path = text(&head.path);
+        let path = routes::percent_decode(raw_path);
+        self.access.add(&Entry {
+            address: &address,
+            port,
+            method: text(&head.method),
+            raw_path,
+            path: &path,
+            query: text(&head.query),
+            version: if head.version == Version::Http10 { "1.0" } else { "1.1" },
+            status: self.answer.status,
+            length: self.answer.body.len(),
+            took: clock.now.elapsed(),
+            head: &bytes[head.start..head.end],
+            response_head: &self.head,
+        });
+    }
+
+    /// Address and port of the client: the peer, or what a trusted peer says about it (then with port 0).
+    fn client(&self, incoming: &Incoming<'_>) -> (String, Option<u16>) {
+        let peer = incoming.peer;
+        let forwarded = incoming.head.forwarded_for.as_ref().filter(|_| {
+            self.trusted.trusts(peer.map(|peer| peer.ip()))
+        });
+        if let Some(range) = forwarded {
+            let list = String::from_utf8_lossy(&incoming.bytes[range.clone()]);
+            let hops: Vec<&str> = list.split(',').map(str::trim).filter(|hop| !hop.is_empty()).collect();
+            let untrusted =
+                hops.iter().rev().find(|hop| hop.parse().map_or(true, |ip| !self.trusted.trusts(Some(ip))));
+            if let Some(hop) = untrusted.or(hops.first()) {
+                return ((*hop).to_owned(), Some(0));
+            }
+        }
+        peer.map_or((String::new(), None), |peer| (peer.ip().to_string(), Some(peer.port())))
+    }
+
+    /// Remembers that the request of connection `index` waits for what the last step said.
+    pub(super) fn park(&mut self, index: usize) {
+        let now = Instant::now();
+        let since = self.last_since.take().unwrap_or(now);
+        if self.last_step == Step::WaitForStore {
+            self.next_retry.get_or_insert(now + STORE_RETRY);
+        }
+        self.parked.push(Parked { index, step: self.last_step, since });
+    }
+
+    /// The loading thread has something: the loop takes it at the end of the turn's events.
+    pub(super) fn registry_loaded(&mut self) {
+        if let Some(loaded) = self.watch.finish() {
+            self.registry_loaded = Some(loaded);
+        }
+    }
+
+    /// Connections whose requests can try again.
+    pub(super) fn take_ready(&mut self, now: Instant) -> Vec<(usize, Retry)> {
+        self.watch.check_if_due(now);
+        let loaded = self.registry_loaded.take();
+        let store_due = self.next_retry.is_some_and(|at| at <= now);
+        if store_due {
+            self.next_retry = None;
+        }
+        if self.parked.is_empty() || (loaded.is_none() && !store_due) {
+            return Vec::new();
+        }
+        let mut ready = Vec::new();
+        self.parked.retain(|parked| {
+            let freshness = match (parked.step, loaded) {
+                (Step::WaitForRegistry, Some(Loaded::Fresh)) => Freshness::Checked,
+                (Step::WaitForRegistry, Some(Loaded::Failed)) => Freshness::Failed,
+                (Step::WaitForStore, _) if store_due => Freshness::Checked,
+                _ => return true,
+            };
+            ready.push((parked.index, Retry { freshness, since: parked.since }));
+            false
+        });
+        ready
+    }
+
+    /// When a busy store is asked again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.next_retry
+    }
+
+    /// When the registry file is looked at.
+    pub(super) fn refresh_at(&self) -> Option<Instant> {
+        self.watch.next_check()
+    }
+
+    /// Ends what the requests of a turn shared.
+    pub(super) fn end_turn(&mut self, _clock: &Clock) {
+        self.store.end_tick();
+        self.access.flush();
+    }
+
+    /// Opens the log files again.
+    pub(super) fn reopen_logs(&mut self) {
+        self.access.reopen();
+        crate::logging::logger::reopen();
+    }
+}
+
+fn open_store(path: &Path) -> Box<dyn OnlineStore> {
+    Box::new(Sqlite::new(path, LocalZone::of_process()))
+}

@@ -1,0 +1,177 @@
+//! Connections outlive workers: sending them to another worker, and taking them over.
+//!
+//! Order on the sending side: out of the poll, send, keep until acknowledged, close. Closing first would
+//! leave an entry in the poll that nobody can delete; not waiting would lose the clients of a receiver that
+//! dies.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::Token;
+
+use super::conn::Conn;
+use super::{Worker, INHERITANCES, OUTGOING};
+use crate::ipc::handover::{self, Ack, Arrival, Baggage};
+use crate::net::Stream;
+
+/// The way to the worker that takes over.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    socket: OwnedFd,
+    /// Packets that were sent and not acknowledged.
+    unacknowledged: VecDeque<Vec<(Conn, Baggage)>>,
+}
+
+impl Outgoing {
+    /// True when nothing is on its way.
+    pub(super) fn is_done(&self) -> bool {
+        self.unacknowledged.is_empty()
+    }
+}
+
+/// The way from a worker that retires.
+#[derive(Debug)]
+pub(super) struct Inheritance {
+    socket: OwnedFd,
+}
+
+impl Worker<'_> {
+    /// Begins to send everything to the worker at the other end of `socket`.
+    pub(super) fn start_handover(&mut self, socket: OwnedFd) {
+        if self.life.announces_close() || self.watch_packets(socket.as_raw_fd(), OUTGOING).is_err() {
+            return;
+        }
+        self.outgoing = Some(Outgoing { socket, unacknowledged: VecDeque::new() });
+        self.begin_handing_over();
+    }
+
+    /// Sends what can be sent now; the rest goes after its answer.
+    pub(super) fn continue_handover(&mut self) {
+        if !self.life.is_handing_over() {
+            return;
+        }
+        let Some(outgoing) = &mut self.outgoing else { return };
+        loop {
+            match handover::acknowledged(&outgoing.socket) {
+                Ack::Taken => drop(outgoing.unacknowledged.pop_front()),
+                Ack::Empty => break,
+                Ack::Gone => return self.take_everything_back(),
+            }
+        }
+        loop {
+            let mut packet = self.next_packet();
+            if packet.is_empty() {
+                return;
+            }
+            let Some(outgoing) = &mut self.outgoing else { return };
+            let list: Vec<_> = packet.iter().map(|(conn, bags)| (conn.stream.as_raw_fd(), bags)).collect();
+            match handover::send(&outgoing.socket, &list) {
+                Ok(()) => outgoing.unacknowledged.push_back(packet),
+                Err(error) => {
+                    for (conn, baggage) in packet.drain(..) {
+                        self.return_connection(conn, baggage);
+                    }
+                    if error.kind() != ErrorKind::WouldBlock {
+                        self.take_everything_back();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes the next connections that are free to go out of the poll.
+    fn next_packet(&mut self) -> Vec<(Conn, Baggage)> {
+        let mut chosen: Vec<(usize, Baggage)> = Vec::new();
+        for (index, conn) in self.conns.iter_mut().filter(|(_, conn)| conn.is_portable()) {
+            chosen.push((index, conn.baggage()));
+            if chosen.len() == handover::MAX_BATCH {
+                break;
+            }
+        }
+        let fits = handover::batch(chosen.iter().map(|(_, baggage)| baggage));
+        for (index, baggage) in chosen.drain(fits..) {
+            if let Some(conn) = self.conns.get_mut(index) {
+                conn.take_back(baggage);
+            }
+        }
+        let mut packet = Vec::with_capacity(fits);
+        for (index, baggage) in chosen {
+            let mut conn = self.conns.remove(index);
+            let _ = conn.deregister(self.poll.registry());
+            packet.push((conn, baggage));
+        }
+        self.slot.set_connections(self.conns.len());
+        packet
+    }
+
+    /// A connection that could not be sent is served here again.
+    fn return_connection(&mut self, mut conn: Conn, baggage: Baggage) {
+        conn.take_back(baggage);
+        if let Some(index) = self.add(conn) {
+            self.posted.push(index);
+        }
+    }
+
+    /// The other worker is gone: whatever it did not acknowledge is ours, and we serve on.
+    fn take_everything_back(&mut self) {
+        let Some(outgoing) = self.outgoing.take() else { return };
+        let _ = self.poll.registry().deregister(&mut SourceFd(&outgoing.socket.as_raw_fd()));
+        for (conn, baggage) in outgoing.unacknowledged.into_iter().flatten() {
+            self.return_connection(conn, baggage);
+        }
+        self.serve_on();
+    }
+
+    /// Begins to take connections over from the worker at the other end of `socket`.
+    pub(super) fn expect_connections(&mut self, socket: OwnedFd) {
+        let entry = self.inheritances.vacant_entry();
+        let token = Token(INHERITANCES + entry.key());
+        let fd = socket.as_raw_fd();
+        entry.insert(Inheritance { socket });
+        if let Err(error) = self.watch_packets(fd, token) {
+            log::error!("cannot take connections over: {error}");
+            self.inheritances.remove(token.0 - INHERITANCES);
+        }
+    }
+
+    /// Takes over what has arrived.
+    pub(super) fn adopt(&mut self, index: usize) {
+        loop {
+            let Some(inheritance) = self.inheritances.get(index) else { return };
+            match handover::receive(&inheritance.socket) {
+                Ok(Arrival::Connections(arrived)) => {
+                    for (fd, baggage) in arrived {
+                        self.adopt_one(fd, baggage);
+                    }
+                }
+                Ok(Arrival::Empty) => return,
+                end => {
+                    if let Err(error) = end {
+                        log::error!("cannot take connections over: {error}");
+                    }
+                    let gone = self.inheritances.remove(index);
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&gone.socket.as_raw_fd()));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt_one(&mut self, fd: OwnedFd, baggage: Baggage) {
+        let deadline = self.clock.now + self.settings.keep_alive;
+        let has_bytes = !baggage.pending.is_empty();
+        match Stream::from_fd(fd) {
+            Ok(stream) => {
+                let index = self.add(Conn::adopted(stream, baggage, deadline));
+                self.balance();
+                if let Some(index) = index.filter(|_| has_bytes) {
+                    self.drive(index);
+                }
+            }
+            Err(error) => log::error!("cannot take a connection over: {error}"),
+        }
+    }
+}
