@@ -148,7 +148,7 @@ impl Plan {
             key_sets: Vec::new(),
             views: Vec::new(),
             precomputed: None,
-            tail: tail(shape, &recognised, &blocks),
+            tail: tail(shape, &recognised, &blocks, precompute),
             all_keys: all_keys(snapshot, &blocks),
             provided: recognised.keys.iter().map(|(name, _)| name.clone()).collect(),
         };
@@ -328,7 +328,12 @@ fn column_name(block: &Block<'_>, feature: &str, full_names: bool) -> String {
 }
 
 /// Renders what follows the results: `],"metadata":{"feature_names":[...]...}}`.
-fn tail(shape: &Shape<'_>, recognised: &Recognised, blocks: &[Block<'_>]) -> Vec<u8> {
+fn tail(
+    shape: &Shape<'_>,
+    recognised: &Recognised,
+    blocks: &[Block<'_>],
+    precompute: bool,
+) -> Vec<u8> {
     let mut out = b"]".to_vec();
     let mut names: Vec<String> = recognised.keys.iter().map(|(name, _)| name.clone()).collect();
     for block in blocks {
@@ -343,7 +348,7 @@ fn tail(shape: &Shape<'_>, recognised: &Recognised, blocks: &[Block<'_>]) -> Vec
             json::write_str(&mut out, name);
         }
         out.push(b']');
-        if shape.version_metadata {
+        if shape.version_metadata && !precompute {
             write_view_metadata(&mut out, blocks);
         }
         out.push(b'}');

@@ -113,7 +113,7 @@ fn now() -> (i64, i32) {
 }
 
 /// A random UUID, version 4.
-pub fn version_id() -> String {
+pub(crate) fn version_id() -> String {
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
     let hex = format!("{bits:032x}");
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")

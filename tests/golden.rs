@@ -1,0 +1,216 @@
+//! Recorded answers of the reference, replayed against the shipped binary.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use base64::Engine;
+use common::{fixture, Client, Repo, Response, Server};
+use serde_json::Value;
+
+/// Cases that a decision changes, each with its reason; they have tests of their own below.
+const DECIDED: &[(&str, &str)] = &[
+    ("state_materializing", "decision 20: a view that is being materialized is served"),
+    ("content_type_text_plain", "decision 7: JSON is parsed whatever its type"),
+    ("content_type_form", "decision 7"),
+    ("content_type_absent", "decision 7"),
+    ("content_type_json5", "decision 7"),
+];
+
+/// Paths that later work brings.
+const LATER: &[&str] = &["/chat", "/docs", "/redoc", "/openapi.json", "/static"];
+
+fn is_later(path: &str) -> bool {
+    LATER.iter().any(|later| path == *later || path.starts_with(&format!("{later}/")))
+}
+
+/// The body of a request as it was recorded: the order of its keys matters.
+#[derive(serde::Deserialize)]
+struct Recorded {
+    request: RecordedRequest,
+}
+
+#[derive(serde::Deserialize)]
+struct RecordedRequest {
+    body: Option<Box<serde_json::value::RawValue>>,
+}
+
+fn cases(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(fixture(file)).unwrap();
+    let case = |line: &str| {
+        let mut case: Value = serde_json::from_str(line).unwrap();
+        let recorded: Recorded = serde_json::from_str(line).unwrap();
+        if let Some(body) = recorded.request.body {
+            case["request"]["body_text"] = Value::from(body.get());
+        } else if case["request"].get("body").is_some() {
+            case["request"]["body_text"] = Value::from("null");
+        }
+        case
+    };
+    text.lines().map(case).collect()
+}
+
+fn send(client: &mut Client, request: &Value) -> Response {
+    let method = request["method"].as_str().unwrap();
+    let headers: Vec<(&str, &str)> = request["headers"]
+        .as_object()
+        .map(|headers| headers.iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap())).collect())
+        .unwrap_or_default();
+    let body = if let Some(text) = request.get("body_text") {
+        text.as_str().unwrap().as_bytes().to_vec()
+    } else if let Some(encoded) = request.get("body_b64") {
+        base64::engine::general_purpose::STANDARD.decode(encoded.as_str().unwrap()).unwrap()
+    } else {
+        Vec::new()
+    };
+    client.request(method, request["path"].as_str().unwrap(), &headers, &body)
+}
+
+/// Puts the columns of each range that may come in any order into one order.
+fn in_order(body: &Value, unordered: &Value) -> Value {
+    let mut body = body.clone();
+    for range in unordered.as_array().into_iter().flatten() {
+        let (from, to) = (range[0].as_u64().unwrap() as usize, range[1].as_u64().unwrap() as usize);
+        let names = body["metadata"]["feature_names"].as_array().unwrap()[from..to].to_vec();
+        let results = body["results"].as_array().unwrap()[from..to].to_vec();
+        let mut pairs: Vec<(Value, Value)> = names.into_iter().zip(results).collect();
+        pairs.sort_by_key(|(name, result)| (name.to_string(), result.to_string()));
+        for (offset, (name, result)) in pairs.into_iter().enumerate() {
+            body["metadata"]["feature_names"][from + offset] = name;
+            body["results"][from + offset] = result;
+        }
+    }
+    body
+}
+
+fn difference(case: &Value, got: &Response, base: &str) -> Option<String> {
+    let expected = &case["response"];
+    if got.status != expected["status"].as_u64().unwrap() as u16 {
+        return Some(format!("status {} instead of {}, body {}", got.status, expected["status"], got.text()));
+    }
+    let matched = case.get("match").and_then(Value::as_str).unwrap_or("all");
+    if matched == "status" {
+        return None;
+    }
+    for (name, value) in expected["headers"].as_object().into_iter().flatten() {
+        let found = got.header(name);
+        let same = match (name.as_str(), value.as_str()) {
+            ("allow", Some(value)) => {
+                let set = |text: &str| text.split(", ").map(str::to_owned).collect::<BTreeSet<_>>();
+                found.is_some_and(|found| set(found) == set(value))
+            }
+            (_, Some(value)) => found == Some(value.replace("{base}", base).as_str()),
+            (_, None) => found.is_none(),
+        };
+        if !same {
+            return Some(format!("header {name}: {found:?} instead of {value}"));
+        }
+    }
+    if matched == "headers" {
+        return None;
+    }
+    if let Some(text) = expected.get("body_text") {
+        return (got.text() != text.as_str().unwrap()).then(|| format!("body {:?}", got.text()));
+    }
+    let Some(wanted) = expected.get("body") else { return None };
+    let Ok(body) = serde_json::from_slice::<Value>(&got.body) else {
+        return Some(format!("not JSON: {}", got.text()));
+    };
+    let unordered = case.get("unordered").unwrap_or(&Value::Null);
+    if in_order(&body, unordered) != in_order(wanted, unordered) {
+        return Some(format!("\n     got {body}\n  wanted {wanted}"));
+    }
+    None
+}
+
+fn replay(server: &Server, cases: &[Value]) -> usize {
+    let base = "http://testhost";
+    let mut client = server.client();
+    let mut failures = Vec::new();
+    let mut replayed = 0;
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let path = case["request"]["path"].as_str().unwrap();
+        if DECIDED.iter().any(|(decided, _)| *decided == name) || is_later(path) {
+            continue;
+        }
+        replayed += 1;
+        let got = send(&mut client, &case["request"]);
+        if let Some(difference) = difference(case, &got, base) {
+            failures.push(format!("{name}: {difference}"));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {replayed} differ:\n{}", failures.len(), failures.join("\n"));
+    replayed
+}
+
+#[test]
+fn kitchen_sink() {
+    let server = Server::start(Repo::copy_of("kitchen_sink"), &[]);
+    assert!(replay(&server, &cases("kitchen_sink/cases.jsonl")) > 295);
+}
+
+#[test]
+fn versioned() {
+    let server = Server::start(Repo::copy_of("kitchen_sink/versioned"), &[]);
+    assert_eq!(replay(&server, &cases("kitchen_sink/versioned/cases.jsonl")), 23);
+}
+
+#[test]
+fn storage_on_sqlite() {
+    let repo = Repo::copy_of("storage");
+    let yaml = "project: shop\nregistry: registry.db\nprovider: local\n\
+                online_store: {type: sqlite, path: online_store.db}\n";
+    fs::write(repo.path().join("feature_store.yaml"), yaml).unwrap();
+    let server = Server::start(repo, &[]);
+    assert_eq!(replay(&server, &cases("storage/cases_sqlite.jsonl")), 11);
+}
+
+/// Views computed on demand answer 501 until they are built; what is stored of them is read.
+#[test]
+fn on_demand_views() {
+    let server = Server::start(Repo::copy_of("kitchen_sink"), &[]);
+    let mut client = server.client();
+    let mut computed = 0;
+    let mut stored = Vec::new();
+    for case in cases("kitchen_sink/cases_odfv.jsonl") {
+        if case["tags"].as_array().unwrap().iter().any(|tag| tag == "stored") {
+            stored.push(case);
+            continue;
+        }
+        let got = send(&mut client, &case["request"]);
+        if got.status == 501 {
+            computed += 1;
+            assert!(got.text().contains("computed on demand"), "{}", got.text());
+        } else {
+            assert_eq!(difference(&case, &got, ""), None, "{}", case["name"]);
+        }
+    }
+    assert!(computed >= 9, "{computed}");
+    assert_eq!(replay(&server, &stored), 4);
+}
+
+fn find(name: &str) -> Value {
+    cases("kitchen_sink/cases.jsonl").into_iter().find(|case| case["name"] == name).unwrap()
+}
+
+#[test]
+fn decided_cases_and_their_switches() {
+    let lenient = Server::start(Repo::copy_of("kitchen_sink"), &[]);
+    let strict =
+        Server::start(Repo::copy_of("kitchen_sink"), &["--strict-content-type", "--strict-lifecycle"]);
+    let (mut lenient, mut strict) = (lenient.client(), strict.client());
+    for (name, _) in DECIDED {
+        let case = find(name);
+        let got = send(&mut lenient, &case["request"]);
+        assert_eq!(got.status, 200, "{name}: {}", got.text());
+        let got = send(&mut strict, &case["request"]);
+        assert_eq!(difference(&case, &got, ""), None, "{name}");
+    }
+    let plain = [("content-type", "text/plain")];
+    let got = lenient.request("POST", "/get-online-features", &plain, b"no json");
+    assert_eq!(got.status, 422);
+    assert!(got.text().contains("model_attributes_type"), "{}", got.text());
+}
