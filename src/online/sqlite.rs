@@ -65,6 +65,7 @@ impl Open {
                 .or_else(|_| Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY))?;
         connection.busy_timeout(Duration::ZERO)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        connection.pragma_update(None, "mmap_size", 1_i64 << 32)?;
         let connection: &'static Connection = Box::leak(Box::new(connection));
         Ok(Self {
             connection,
