@@ -52,9 +52,9 @@ pub(super) struct QuickstartArgs {
     /// Where the repository is made; an existing one is used as it is
     #[arg(long, value_name = "DIR", default_value = "feast-quickstart")]
     pub(super) dir: PathBuf,
-    /// Port to serve on
-    #[arg(short, long, default_value_t = 6566)]
-    pub(super) port: u16,
+    /// Port to serve on [default: 6566; with --once any free one]
+    #[arg(short, long)]
+    pub(super) port: Option<u16>,
     /// Workers to serve with; -1 = 2 x cores + 1
     #[arg(short, long, default_value_t = 2, allow_negative_numbers = true)]
     pub(super) workers: i64,
@@ -199,7 +199,7 @@ pub(super) struct ServeArgs {
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Other")]
     #[serde(skip)]
-    help: Option<bool>,
+    pub(super) help: Option<bool>,
 }
 
 /// Parses the words of `FEAST_PREFORK_CMD_ARGS` or of the file's block with the same rules.

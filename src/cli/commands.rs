@@ -77,7 +77,8 @@ fn configure(
     Ok((args, settings, store))
 }
 
-fn serve(location: Location, flags: ServeArgs, level: LevelFilter) -> Result<i32, StartError> {
+/// Serves a repository until told to stop.
+pub(super) fn serve(location: Location, flags: ServeArgs, level: LevelFilter) -> Result<i32, StartError> {
     // Mistakes on the command line show before a file is looked at.
     resolve::settings(&flags)?;
     if flags.print_config {
@@ -104,7 +105,7 @@ fn serve(location: Location, flags: ServeArgs, level: LevelFilter) -> Result<i32
 }
 
 /// Runs the server until it stops.
-pub(super) fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i32, StartError> {
+fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i32, StartError> {
     let _ = process::raise_open_file_limit();
     process::set_name("feast-master");
     let master = Master::new(prepared, loader)?;
@@ -112,7 +113,7 @@ pub(super) fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i
 }
 
 /// Sets up the error log, and lets a panic be a line in it.
-pub(super) fn start_logging(target: &Target, level: LevelFilter) -> Result<(), StartError> {
+fn start_logging(target: &Target, level: LevelFilter) -> Result<(), StartError> {
     logger::init(target, level).map_err(|error| {
         let Target::File(path) = target else { return StartError::new(exit::CONFIG, error.to_string()) };
         StartError::new(exit::CONFIG, format!("--error-logfile: '{}' isn't writable: {error}", path.display()))

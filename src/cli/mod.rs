@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod demo_repo;
 mod quickstart;
 mod resolve;
 

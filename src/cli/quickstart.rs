@@ -1,4 +1,122 @@
-//! stub
-use super::args::QuickstartArgs;
-use crate::master::StartError;
-pub(super) fn run(_: &QuickstartArgs, _: log::LevelFilter) -> Result<i32, StartError> { Ok(0) }
+//! `quickstart`: a running server with data in it, on a machine that has nothing else.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::LevelFilter;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use super::args::{QuickstartArgs, ServeArgs};
+use super::commands::{say, serve};
+use super::demo_repo;
+use crate::config::store::Location;
+use crate::exit;
+use crate::master::{version_id, StartError};
+
+const REQUEST: &str = r#"{"feature_service":"driver_activity_v2","entities":{"driver_id":[1001,1002]}}"#;
+/// How long `--once` waits for its server.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes the repository unless it is there, and serves it.
+pub(super) fn run(args: &QuickstartArgs, level: LevelFilter) -> Result<i32, StartError> {
+    let shown = args.dir.display();
+    if args.dir.join("feature_store.yaml").exists() {
+        say(&format!("Using the repository in {shown}."));
+    } else {
+        make(&args.dir)?;
+        say(&format!(
+            "Made a demo repository in {shown}: 2 feature views, 3 feature services, {} drivers.",
+            demo_repo::DRIVERS.len()
+        ));
+    }
+    if args.once {
+        return once(args);
+    }
+    let port = args.port.unwrap_or(DEFAULT_PORT);
+    say(&format!(
+        "Serving it on http://127.0.0.1:{port} until Ctrl-C. Try:\n\n  \
+         curl -s http://127.0.0.1:{port}/get-online-features -d '{REQUEST}'\n"
+    ));
+    let flags = ServeArgs { port: Some(port), workers: Some(args.workers), ..ServeArgs::default() };
+    serve(Location { chdir: Some(args.dir.clone()), ..Location::default() }, flags, level)
+}
+
+const DEFAULT_PORT: u16 = 6566;
+
+fn make(dir: &Path) -> Result<(), StartError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32);
+    demo_repo::make(dir, &version_id(), now).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                "it exists and is not a feature repository; choose another --dir"
+            }
+            _ => "choose a --dir that can be written",
+        };
+        StartError::new(exit::CONFIG, format!("cannot make {}: {error}; {hint}", dir.display()))
+    })
+}
+
+/// Serves in a child process, sends one request, prints the answer.
+fn once(args: &QuickstartArgs) -> Result<i32, StartError> {
+    let failed = |text: String| StartError::new(exit::CONFIG, format!("quickstart --once: {text}"));
+    let port = match args.port {
+        Some(port) => port,
+        None => free_port().map_err(|error| failed(error.to_string()))?,
+    };
+    let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let mut server = Command::new(program)
+        .arg("--log-level=error")
+        .arg("-c")
+        .arg(&args.dir)
+        .args(["serve", "--no-access-log", "--port", &port.to_string(), "--workers", &args.workers.to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let answer = ask(port, &mut server);
+    let _ = kill(Pid::from_raw(server.id().cast_signed()), Signal::SIGTERM);
+    let _ = server.wait();
+    let (status, body) = answer.map_err(failed)?;
+    say(&body);
+    if status.contains(" 200 ") { Ok(exit::OK) } else { Err(failed(format!("the answer was {status}"))) }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Sends the demo request as soon as somebody listens; returns status line and body.
+fn ask(port: u16, server: &mut Child) -> Result<(String, String), String> {
+    let start = Instant::now();
+    let mut stream = loop {
+        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+            Ok(stream) => break stream,
+            Err(error) => {
+                if let Ok(Some(status)) = server.try_wait() {
+                    return Err(format!("the server ended: {status}"));
+                }
+                if start.elapsed() > PATIENCE {
+                    return Err(error.to_string());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    let request = format!(
+        "POST /get-online-features HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{REQUEST}",
+        REQUEST.len()
+    );
+    let mut answer = String::new();
+    let exchanged = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.write_all(request.as_bytes()))
+        .and_then(|()| stream.read_to_string(&mut answer));
+    exchanged.map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
+    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+}

@@ -92,6 +92,16 @@ impl LocalZone {
         }
     }
 
+    /// The instant at which the wall clock shows `local` (the inverse of [`wall_clock`](Self::wall_clock);
+    /// around a change of the clocks one of two answers, or the nearest).
+    pub fn instant_of(&self, local: i64) -> i64 {
+        let offset = |at| match self {
+            Self::Utc => 0,
+            Self::Other(zone) => offset_at(zone, at).map_or(0, i64::from),
+        };
+        local - offset(local - offset(local))
+    }
+
     /// The wall clock at `seconds`, as seconds since 1970-01-01T00:00:00 on that clock; `None` outside the
     /// years 1 to 9999.
     pub fn wall_clock(&self, seconds: i64) -> Option<i64> {

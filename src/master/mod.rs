@@ -23,6 +23,7 @@ use crate::ipc::scoreboard::Scoreboard;
 use crate::net::Listener;
 use crate::os::signals::{Pipe, Signal};
 
+pub(crate) use prepare::version_id;
 pub use prepare::{bind_all, load, Prepared, StartError};
 use reap::Backoff;
 use recycle_log::RecycleLog;

@@ -253,13 +253,14 @@ impl Master {
                 exit_now(exit::BOOT_FAILED);
             }
         };
+        let snapshot = self.snapshot();
         let boot = Boot {
             settings: &self.prepared.settings,
             store: &self.prepared.store,
             registry: &self.prepared.registry,
-            snapshot: self.snapshot(),
+            snapshot,
             stamp: self.prepared.stamp,
-            listeners: &self.listeners,
+            listeners: std::mem::take(&mut self.listeners),
             board: &self.board,
             slot,
             channel,

@@ -4,6 +4,7 @@
 //! above this module knows which store it talks to.
 
 pub mod sqlite;
+pub mod sqlite_write;
 
 use crate::feature::cells::{Cells, Keys};
 use crate::feature::plan::ViewRead;

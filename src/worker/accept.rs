@@ -36,29 +36,23 @@ enum State {
 
 /// The listeners of one worker.
 #[derive(Debug)]
-pub(super) struct Acceptor<'m> {
-    shared: &'m [Listener],
-    own: Vec<Listener>,
+pub(super) struct Acceptor {
+    /// Sockets of the master, or with `reuse_port` this worker's own.
+    listeners: Vec<Listener>,
+    owns_sockets: bool,
     most: usize,
     state: State,
     since_requeue: u32,
     warned_full: bool,
 }
 
-impl<'m> Acceptor<'m> {
+impl Acceptor {
     /// Starts accepting.
-    pub(super) fn new(shared: &'m [Listener], settings: &Settings, poll: &Poll) -> io::Result<Self> {
-        let mut own = Vec::new();
-        if settings.reuse_port {
-            for listener in shared {
-                if let crate::net::ListenerName::Tcp(address) = listener.name() {
-                    own.push(Listener::new(sockets::listen_tcp(*address, settings.backlog, true)?)?);
-                }
-            }
-        }
+    pub(super) fn new(shared: Vec<Listener>, settings: &Settings, poll: &Poll) -> io::Result<Self> {
+        let listeners = if settings.reuse_port { own_sockets(&shared, settings)? } else { shared };
         let mut acceptor = Self {
-            shared,
-            own,
+            listeners,
+            owns_sockets: settings.reuse_port,
             most: settings.worker_connections.unwrap_or(usize::MAX),
             state: State::Stopped,
             since_requeue: 0,
@@ -68,12 +62,8 @@ impl<'m> Acceptor<'m> {
         Ok(acceptor)
     }
 
-    fn listeners(&self) -> &[Listener] {
-        if self.own.is_empty() { self.shared } else { &self.own }
-    }
-
     fn arm(&mut self, poll: &Poll) -> io::Result<()> {
-        for (index, listener) in self.listeners().iter().enumerate() {
+        for (index, listener) in self.listeners.iter().enumerate() {
             epoll::add_exclusive(poll, listener.as_fd(), Token(LISTENERS + index))?;
         }
         self.state = State::Armed;
@@ -82,7 +72,7 @@ impl<'m> Acceptor<'m> {
 
     fn disarm(&mut self, poll: &Poll, state: State) {
         if self.state == State::Armed {
-            for listener in self.listeners() {
+            for listener in &self.listeners {
                 let _ = epoll::remove(poll, listener.as_fd());
             }
         }
@@ -99,7 +89,7 @@ impl<'m> Acceptor<'m> {
         if self.state != State::Armed {
             return Ok(None);
         }
-        let Some(listener) = self.listeners().get(index) else { return Ok(None) };
+        let Some(listener) = self.listeners.get(index) else { return Ok(None) };
         match listener.accept() {
             Ok(accepted) => {
                 self.since_requeue += 1;
@@ -161,9 +151,15 @@ impl<'m> Acceptor<'m> {
         }
     }
 
-    /// Stops for good. A listener of its own is emptied first by the caller.
+    /// Stops accepting; the sockets stay open, for [`resume`](Self::resume).
     pub(super) fn stop(&mut self, poll: &Poll) {
         self.disarm(poll, State::Stopped);
+    }
+
+    /// Stops for good: clients are refused once every process has closed its copy.
+    pub(super) fn close(&mut self, poll: &Poll) {
+        self.stop(poll);
+        self.listeners.clear();
     }
 
     /// Accepts again after [`stop`](Self::stop): there is no successor after all.
@@ -177,17 +173,27 @@ impl<'m> Acceptor<'m> {
 
     /// True when this worker's sockets are its own, so that what waits in them is lost when it exits.
     pub(super) fn owns_sockets(&self) -> bool {
-        !self.own.is_empty()
+        self.owns_sockets
     }
 
     /// Takes every connection that waits.
     pub(super) fn take_waiting(&self) -> Vec<(Stream, Option<SocketAddr>)> {
         let mut taken = Vec::new();
-        for listener in self.listeners() {
+        for listener in &self.listeners {
             while let Ok(accepted) = listener.accept() {
                 taken.push(accepted);
             }
         }
         taken
     }
+}
+
+fn own_sockets(shared: &[Listener], settings: &Settings) -> io::Result<Vec<Listener>> {
+    let mut own = Vec::new();
+    for listener in shared {
+        if let crate::net::ListenerName::Tcp(address) = listener.name() {
+            own.push(Listener::new(sockets::listen_tcp(*address, settings.backlog, true)?)?);
+        }
+    }
+    Ok(own)
 }

@@ -101,7 +101,7 @@ impl Worker<'_> {
         for (stream, peer) in self.acceptor.take_waiting() {
             self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
         }
-        self.acceptor.stop(&self.poll);
+        self.acceptor.close(&self.poll);
         self.slot.set_state(SlotState::Draining);
         let now = self.clock.now;
         let until = now + self.settings.graceful_timeout;

@@ -53,8 +53,8 @@ pub struct Boot<'m> {
     pub snapshot: std::sync::Arc<Snapshot>,
     /// Stamp of `snapshot`.
     pub stamp: Option<Stamp>,
-    /// Sockets to accept on.
-    pub listeners: &'m [Listener],
+    /// Sockets to accept on: this process's copies, to close when it drains.
+    pub listeners: Vec<Listener>,
     /// Everybody's words.
     pub board: &'m Scoreboard,
     /// This worker's slot.
@@ -108,7 +108,7 @@ struct Worker<'m> {
     settings: &'m Settings,
     channel: Channel,
     signals: Pipe,
-    acceptor: Acceptor<'m>,
+    acceptor: Acceptor,
     conns: Slab<Conn>,
     /// Connections that have more to do than one turn allows.
     posted: Vec<usize>,

@@ -1,6 +1,8 @@
 //! What the tests share: a repository in a temporary directory, the shipped binary serving it, raw clients.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::missing_panics_doc, unreachable_pub)]
 
+pub mod load;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
