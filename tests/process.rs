@@ -306,24 +306,23 @@ fn a_dying_successor_costs_no_connection() {
 
 #[test]
 fn winch_without_a_terminal_stops_the_workers_until_hup() {
-    use std::os::unix::process::CommandExt;
     let repo = Repo::copy_of("kitchen_sink");
-    let mut command = std::process::Command::new(common::binary());
-    command.arg("-c").arg(repo.path()).args(["serve", "--port", "0", "-w", "2", "--no-access-log"]);
-    command.process_group(0);
-    // A session of its own has no terminal.
-    let mut wrapped = std::process::Command::new("setsid");
-    wrapped.arg("-w").arg(command.get_program()).args(command.get_args());
-    let mut child = wrapped.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
-    let master = || children(child.id() as i32).first().copied();
-    eventually("the master and its workers run", || {
-        master().map_or(children(child.id() as i32).len() == 2, |pid| children(pid).len() == 2)
-    });
-    let pid = master().filter(|&pid| children(pid).len() == 2).unwrap_or(child.id() as i32);
+    // A session of its own has no terminal; setsid becomes the server.
+    let mut master = std::process::Command::new("setsid")
+        .arg(common::binary())
+        .arg("-c")
+        .arg(repo.path())
+        .args(["serve", "--port", "0", "-w", "2", "--no-access-log"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = master.id() as i32;
+    eventually("two workers", || children(pid).len() == 2);
     send_signal(pid, Signal::SIGWINCH);
     eventually("no worker is left", || children(pid).is_empty());
     send_signal(pid, Signal::SIGHUP);
     eventually("workers are back", || children(pid).len() == 2);
     send_signal(pid, Signal::SIGTERM);
-    child.wait().unwrap();
+    assert_eq!(master.wait().unwrap().code(), Some(0));
 }

@@ -95,10 +95,10 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     pub(super) worker_connections: Option<u32>,
     /// Requests after which a worker is replaced; 0 = never [default: 1000]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(super) max_requests: Option<u64>,
     /// Most that is added to it at random, per worker [default: 50]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(super) max_requests_jitter: Option<u64>,
     /// Seconds an idle connection is kept [default: 30]
     #[arg(long, value_name = "SECONDS")]
