@@ -30,17 +30,20 @@ unsafe impl GlobalAlloc for Counting {
     // SAFETY: as the caller of `alloc` promises.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        // SAFETY: passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     // SAFETY: as the caller of `dealloc` promises.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: passed on unchanged.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     // SAFETY: as the caller of `realloc` promises.
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        // SAFETY: passed on unchanged.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -95,7 +98,8 @@ impl Service {
 fn body(features: usize, rows: usize) -> Vec<u8> {
     let names: Vec<String> = (0..features).map(|number| format!("\"wide:w{number:02}\"")).collect();
     let keys: Vec<String> = (0..rows).map(|row| (1001 + row).to_string()).collect();
-    format!(r#"{{"features":[{}],"entities":{{"driver_id":[{}]}}}}"#, names.join(","), keys.join(",")).into_bytes()
+    format!(r#"{{"features":[{}],"entities":{{"driver_id":[{}]}}}}"#, names.join(","), keys.join(","))
+        .into_bytes()
 }
 
 #[test]

@@ -11,7 +11,13 @@ use std::process::{Command, Output};
 use common::{binary, Repo};
 
 fn run(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
-    Command::new(binary()).current_dir(dir).args(args).env("TZ", "UTC").envs(env.iter().copied()).output().unwrap()
+    Command::new(binary())
+        .current_dir(dir)
+        .args(args)
+        .env("TZ", "UTC")
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
 }
 
 /// Runs a command that must fail; returns the one line it says.
@@ -34,13 +40,25 @@ fn startup_errors_are_one_line_with_a_remedy() {
 
     let repo = Repo::copy_of("kitchen_sink");
     for (config, expected) in [
-        ("project: p\nregistry: r.db\nauth: {type: oidc}\n", "auth.type: authentication type 'oidc' is not supported"),
-        ("project: p\nregistry: r.db\nonline_store: {type: redis}\n", "online_store.type: online store type 'redis' is not supported; supported: sqlite"),
-        ("project: p\nregistry: {registry_type: sql, path: x}\n", "registry.registry_type: registry type 'sql' is not supported; supported: file"),
+        (
+            "project: p\nregistry: r.db\nauth: {type: oidc}\n",
+            "auth.type: authentication type 'oidc' is not supported",
+        ),
+        (
+            "project: p\nregistry: r.db\nonline_store: {type: redis}\n",
+            "online_store.type: online store type 'redis' is not supported; supported: sqlite",
+        ),
+        (
+            "project: p\nregistry: {registry_type: sql, path: x}\n",
+            "registry.registry_type: registry type 'sql' is not supported; supported: file",
+        ),
         ("project: p\nregistry: s3://b/k\n", "registry scheme s3:// is not supported"),
         ("project: p\nregistry: deep/er/registry.db\n", "cannot read the registry"),
         ("project: p\nregistry: r.db\nfeast_prefork: {wrkers: 2}\n", "feast_prefork.wrkers: unknown setting"),
-        ("project: p\nregistry: r.db\nfeast_prefork: {timeout: soon}\n", "feast_prefork.timeout: invalid value 'soon'"),
+        (
+            "project: p\nregistry: r.db\nfeast_prefork: {timeout: soon}\n",
+            "feast_prefork.timeout: invalid value 'soon'",
+        ),
     ] {
         yaml(&repo, config);
         let text = fails(repo.path(), &["serve", "--port", "0"], &[], 1);
@@ -56,7 +74,10 @@ fn mistakes_on_the_command_line_exit_2() {
         (&["serve", "--nope"][..], "unexpected argument '--nope'"),
         (&["serve", "--workers", "0"], "--workers 0: use -1 (2 x cores + 1) or a number from 1 to"),
         (&["serve", "--workers", "-2"], "--workers -2: use -1"),
-        (&["serve", "--bind", "127.0.0.1:0", "--port", "1"], "--bind: cannot be used together with --host or --port"),
+        (
+            &["serve", "--bind", "127.0.0.1:0", "--port", "1"],
+            "--bind: cannot be used together with --host or --port",
+        ),
         (&["serve", "--bind", "127.0.0.1:x"], "'x' is not a valid port number."),
         (&["serve", "--metrics"], "--metrics: not supported by this version"),
         (&["serve", "--key", "k", "--cert", "c"], "--key and --cert (TLS): not supported"),
@@ -84,10 +105,16 @@ fn a_taken_port_and_a_broken_registry_have_their_codes() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let text = fails(repo.path(), &["serve", "--port", &port], &[], 1);
-    assert!(text.contains("address already in use; stop the other server or choose another --port"), "{text}");
+    assert!(
+        text.contains("address already in use; stop the other server or choose another --port"),
+        "{text}"
+    );
     fs::write(repo.path().join("registry.db"), b"not a registry").unwrap();
     let text = fails(repo.path(), &["serve", "--port", "0"], &[], 4);
-    assert!(text.contains("Error parsing message with type 'feast.core.Registry': Wire format was corrupt"), "{text}");
+    assert!(
+        text.contains("Error parsing message with type 'feast.core.Registry': Wire format was corrupt"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -99,7 +126,10 @@ fn settings_come_from_four_layers() {
     let output = run(repo.path(), &["serve", "--timeout", "31", "--print-config"], &env);
     let text = String::from_utf8(output.stdout).unwrap();
     let value = |key: &str| {
-        let line = text.lines().find(|line| line.split(' ').next() == Some(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(key))
+            .unwrap_or_else(|| panic!("{key}: {text}"));
         line.split_once(" = ").unwrap().1.to_owned()
     };
     assert_eq!(value("timeout"), "31");
@@ -121,7 +151,10 @@ fn workers_minus_one_is_twice_the_cores_and_one() {
     let output = run(repo.path(), &["serve", "-w", "-1", "--print-config"], &[]);
     let expected = 2 * num_cpus::get() + 1;
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.lines().any(|line| line.starts_with("workers ") && line.ends_with(&format!("= {expected}"))), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("workers ") && line.ends_with(&format!("= {expected}"))),
+        "{text}"
+    );
 }
 
 #[test]
@@ -146,7 +179,11 @@ fn the_configuration_is_found_as_feast_finds_it() {
     let check = |cwd: &Path, args: &[&str], env: &[(&str, &str)]| {
         let output = run(cwd, args, env);
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(stdout.contains("project kitchen_sink"), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            stdout.contains("project kitchen_sink"),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     check(elsewhere.path(), &["-c", dir, "serve", "--check-config"], &[]);
     check(elsewhere.path(), &["serve", "--check-config"], &[("FEATURE_REPO_DIR_ENV_VAR", dir)]);
@@ -192,7 +229,15 @@ fn help_fits_a_terminal_and_names_every_group() {
         let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(long.is_empty(), "{long:?}");
         if args[0] == "serve" {
-            for part in ["Options of `feast serve`", "Sockets", "Processes", "Clients", "Logs", "-h, --host", "--registry_ttl_sec"] {
+            for part in [
+                "Options of `feast serve`",
+                "Sockets",
+                "Processes",
+                "Clients",
+                "Logs",
+                "-h, --host",
+                "--registry_ttl_sec",
+            ] {
                 assert!(text.contains(part), "{part} is not in\n{text}");
             }
         }
@@ -205,7 +250,12 @@ fn quickstart_makes_serves_and_reuses_a_repository() {
     for (round, first) in [(1, "Made a demo repository in"), (2, "Using the repository in")] {
         let output = run(here.path(), &["quickstart", "--once"], &[]);
         let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(0), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "round {round}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(text.starts_with(first), "{text}");
         let body: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(body["results"][0]["values"], serde_json::json!([1001, 1002]));

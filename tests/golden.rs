@@ -114,7 +114,7 @@ fn difference(case: &Value, got: &Response, base: &str) -> Option<String> {
     if let Some(text) = expected.get("body_text") {
         return (got.text() != text.as_str().unwrap()).then(|| format!("body {:?}", got.text()));
     }
-    let Some(wanted) = expected.get("body") else { return None };
+    let wanted = expected.get("body")?;
     let Ok(body) = serde_json::from_slice::<Value>(&got.body) else {
         return Some(format!("not JSON: {}", got.text()));
     };

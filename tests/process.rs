@@ -197,7 +197,9 @@ fn an_idle_connection_gets_its_last_answer_while_draining() {
 /// Sockets a process holds.
 fn sockets(pid: i32) -> usize {
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
-    fds.flatten().filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket"))).count()
+    fds.flatten()
+        .filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket")))
+        .count()
 }
 
 #[test]
@@ -267,7 +269,10 @@ fn workers_that_cannot_boot_stop_the_server_only_at_first() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("exited with code 3.") && text.contains("Reason: Worker failed to boot."), "{text}");
+    assert!(
+        text.contains("exited with code 3.") && text.contains("Reason: Worker failed to boot."),
+        "{text}"
+    );
 
     fs::create_dir(&logs).unwrap();
     let mut server = Server::start(repo, &["-w", "2", "--access-logfile", file.to_str().unwrap()]);

@@ -153,7 +153,10 @@ fn a_store_that_appears_later_is_used() {
     fs::remove_file(&file).unwrap();
     let mut client = server.client();
     let answer = client.post("/get-online-features", ONE);
-    assert_eq!((answer.status, answer.text().as_str()), (500, "\"no such table: kitchen_sink_driver_stats\""));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (500, "\"no such table: kitchen_sink_driver_stats\"")
+    );
     assert!(!file.exists(), "a reader makes no file");
     replace(&file, &bytes);
     assert_eq!(client.post("/get-online-features", ONE).status, 200);

@@ -105,8 +105,7 @@ fn key_type(name: &str) -> Option<KeyType> {
 
 /// The class lists of some messages have no fixed order.
 fn classes(message: &str) -> Vec<String> {
-    let mut parts: Vec<String> =
-        message.split(['{', '}', ',']).map(|part| part.trim().to_owned()).collect();
+    let mut parts: Vec<String> = message.split(['{', '}', ',']).map(|part| part.trim().to_owned()).collect();
     parts.sort();
     parts
 }

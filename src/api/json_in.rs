@@ -106,7 +106,7 @@ pub fn read_fast<'a>(body: &'a [u8], buffers: &mut Buffers) -> Option<Request<'a
     deserializer.deserialize_map(&mut reader).ok()?;
     deserializer.end().ok()?;
     Some(Request {
-        service: reader.service.flatten().filter(|name| !name.is_empty()),
+        service: reader.service.and_then(|ServiceName(name)| name).filter(|name| !name.is_empty()),
         features: reader.features.map_or(Features::List(Vec::new()), |raw| Features::Raw(raw.get())),
         full_names: reader.full_names.unwrap_or(false),
         version_metadata: reader.version_metadata.unwrap_or(false),
@@ -115,7 +115,7 @@ pub fn read_fast<'a>(body: &'a [u8], buffers: &mut Buffers) -> Option<Request<'a
 }
 
 struct FastReader<'a> {
-    service: Option<Option<Cow<'a, str>>>,
+    service: Option<ServiceName<'a>>,
     features: Option<&'a RawValue>,
     full_names: Option<bool>,
     version_metadata: Option<bool>,
@@ -136,7 +136,11 @@ impl<'de> Visitor<'de> for &mut FastReader<'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         // A repeated key takes its last value in the reference: left to the exact reader.
         fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T) -> Result<(), E> {
-            if slot.replace(value).is_some() { Err(E::custom(UNUSUAL)) } else { Ok(()) }
+            if slot.replace(value).is_some() {
+                Err(E::custom(UNUSUAL))
+            } else {
+                Ok(())
+            }
         }
         while let Some(key) = map.next_key_seed(Text)? {
             match &*key {
@@ -189,10 +193,13 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
+/// `feature_service`, which may be null.
+struct ServiceName<'a>(Option<Cow<'a, str>>);
+
 struct OptionalText;
 
 impl<'de> DeserializeSeed<'de> for OptionalText {
-    type Value = Option<Cow<'de, str>>;
+    type Value = ServiceName<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_option(self)
@@ -200,18 +207,18 @@ impl<'de> DeserializeSeed<'de> for OptionalText {
 }
 
 impl<'de> Visitor<'de> for OptionalText {
-    type Value = Option<Cow<'de, str>>;
+    type Value = ServiceName<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string or null")
     }
 
     fn visit_none<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(ServiceName(None))
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        Text.deserialize(deserializer).map(Some)
+        Text.deserialize(deserializer).map(|name| ServiceName(Some(name)))
     }
 }
 
@@ -337,7 +344,7 @@ pub fn read_exact(
     answer: &mut Answer,
 ) -> Option<Request<'static>> {
     let value = read_value(body, content_type, strict, answer)?;
-    validate(value, answer)
+    validate(&value, answer)
 }
 
 /// The body as a JSON value, for any route that takes JSON.
@@ -480,13 +487,13 @@ impl Default for Details {
 }
 
 /// Checks the schema field by field in the reference's order, collecting every problem.
-fn validate(value: Json<'static>, answer: &mut Answer) -> Option<Request<'static>> {
-    let Json::Object(_) = &value else {
-        not_an_object(&value).reply(answer);
+fn validate(value: &Json<'static>, answer: &mut Answer) -> Option<Request<'static>> {
+    let Json::Object(_) = value else {
+        not_an_object(value).reply(answer);
         return None;
     };
     let mut details = Details::new();
-    let entities = entities(&value, &mut details);
+    let entities = entities(value, &mut details);
     let service = match value.get("feature_service") {
         None | Some(Json::Null) => None,
         Some(Json::Str(name)) => Some(name.clone()).filter(|name| !name.is_empty()),
@@ -496,9 +503,9 @@ fn validate(value: Json<'static>, answer: &mut Answer) -> Option<Request<'static
             None
         }
     };
-    let features = features(&value, &mut details);
-    let full_names = flag(&value, "full_feature_names", &mut details);
-    let version_metadata = flag(&value, "include_feature_view_version_metadata", &mut details);
+    let features = features(value, &mut details);
+    let full_names = flag(value, "full_feature_names", &mut details);
+    let version_metadata = flag(value, "include_feature_view_version_metadata", &mut details);
     if !details.is_empty() {
         details.reply(answer);
         return None;

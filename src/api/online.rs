@@ -71,13 +71,11 @@ pub fn get_online_features(
         None => Outcome::ReadExactly,
     };
     let step = match step {
-        Outcome::ReadExactly => {
-            match json_in::read_exact(body, content_type, strict, answer) {
-                Some(request) => answer_request(request, cx, answer),
-                None => return Step::Reply,
-            }
-        }
-        done => done,
+        Outcome::ReadExactly => match json_in::read_exact(body, content_type, strict, answer) {
+            Some(request) => answer_request(request, cx, answer),
+            None => return Step::Reply,
+        },
+        done @ Outcome::Step(_) => done,
     };
     match step {
         Outcome::Step(step) => step,
@@ -115,10 +113,7 @@ fn answer_request(request: Request<'_>, cx: &mut Context<'_>, answer: &mut Answe
 }
 
 /// The plan of the request's shape, from the cache or made now. `None`: the features are no list of strings.
-fn find_plan(
-    request: &Request<'_>,
-    cx: &mut Context<'_>,
-) -> Result<Option<std::rc::Rc<Plan>>, Stop> {
+fn find_plan(request: &Request<'_>, cx: &mut Context<'_>) -> Result<Option<std::rc::Rc<Plan>>, Stop> {
     write_shape(request, &mut cx.scratch.shape);
     if let Some(plan) = cx.plans.get(&cx.scratch.shape, cx.snapshot.generation) {
         return Ok(Some(plan));
@@ -163,12 +158,7 @@ fn write_shape(request: &Request<'_>, out: &mut Vec<u8>) {
     request.entities.names.iter().for_each(|name| part(out, name.as_bytes()));
 }
 
-fn run(
-    plan: &Plan,
-    entities: &Entities<'_>,
-    cx: &mut Context<'_>,
-    answer: &mut Answer,
-) -> Result<(), Stop> {
+fn run(plan: &Plan, entities: &Entities<'_>, cx: &mut Context<'_>, answer: &mut Answer) -> Result<(), Stop> {
     let mut values = recycle(std::mem::take(&mut cx.scratch.converted));
     let done = run_with(plan, entities, &mut values, cx, answer);
     cx.scratch.converted = recycle(values);
@@ -227,9 +217,8 @@ impl<'a> Inputs<'_, 'a> {
     /// The common length of all columns, ignored ones included.
     fn rows(&self) -> Result<usize, Stop> {
         let mut lengths = (0..self.ends.len()).map(|index| self.column(index).len());
-        let first = lengths
-            .next()
-            .ok_or_else(|| Stop::Error(ApiError::Key("pop from an empty set".to_owned())))?;
+        let first =
+            lengths.next().ok_or_else(|| Stop::Error(ApiError::Key("pop from an empty set".to_owned())))?;
         if lengths.any(|length| length != first) {
             return Err(other("All entity rows must have the same columns."));
         }
@@ -317,13 +306,7 @@ fn end_column_after_statuses(out: &mut Vec<u8>, times: &[u8]) {
     out.extend_from_slice(b"]}");
 }
 
-fn write_entities(
-    plan: &Plan,
-    inputs: &Inputs<'_, '_>,
-    rows: usize,
-    blocks: &Blocks,
-    out: &mut Vec<u8>,
-) {
+fn write_entities(plan: &Plan, inputs: &Inputs<'_, '_>, rows: usize, blocks: &Blocks, out: &mut Vec<u8>) {
     for echo in &plan.echoes {
         begin_column(out);
         for (row, value) in inputs.column(echo.input).iter().take(rows).enumerate() {

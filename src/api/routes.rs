@@ -50,12 +50,7 @@ macro_rules! later {
 
 /// The reference's routes; a `{}` stands for one path segment.
 const TABLE: &[Entry] = &[
-    Entry {
-        path: "/get-online-features",
-        methods: POST,
-        allow: "POST",
-        route: Route::OnlineFeatures,
-    },
+    Entry { path: "/get-online-features", methods: POST, allow: "POST", route: Route::OnlineFeatures },
     Entry { path: "/health", methods: GET, allow: "GET", route: Route::Health },
     later!("/search", POST, "POST"),
     later!("/retrieve-online-documents", POST, "POST"),
@@ -91,9 +86,9 @@ pub fn find(method: &str, path: &str) -> Match {
 }
 
 fn lookup(path: &str) -> Option<&'static Entry> {
-    TABLE.iter().find(|entry| {
-        entry.path == path || (entry.path.contains("{}") && matches_pattern(entry.path, path))
-    })
+    TABLE
+        .iter()
+        .find(|entry| entry.path == path || (entry.path.contains("{}") && matches_pattern(entry.path, path)))
 }
 
 fn matches_pattern(pattern: &str, path: &str) -> bool {
@@ -179,7 +174,10 @@ mod tests {
         assert_eq!(find("HEAD", "/health"), Match::MethodNotAllowed("GET"));
         assert_eq!(find("GET", "/"), Match::NotFound);
         assert_eq!(find("PUT", "/chat"), Match::MethodNotAllowed("POST"));
-        assert_eq!(post("/v1/vector_stores/a/search"), Match::Run(Route::Later("/v1/vector_stores/{}/search")));
+        assert_eq!(
+            post("/v1/vector_stores/a/search"),
+            Match::Run(Route::Later("/v1/vector_stores/{}/search"))
+        );
         assert_eq!(find("GET", "/v1/vector_stores/"), Match::Redirect("/v1/vector_stores".into()));
     }
 }

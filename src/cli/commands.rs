@@ -61,7 +61,10 @@ fn prepare(location: &Location, flags: &ServeArgs) -> Result<(ServeArgs, Prepare
         log::warn!("{warning}");
     }
     if store.metrics_enabled {
-        log::warn!("{}: feature_server.metrics.enabled: metrics are not supported yet, serving without", store.source);
+        log::warn!(
+            "{}: feature_server.metrics.enabled: metrics are not supported yet, serving without",
+            store.source
+        );
     }
     Ok((args, master::load(settings, store)?))
 }
@@ -116,7 +119,10 @@ fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i32, StartEr
 fn start_logging(target: &Target, level: LevelFilter) -> Result<(), StartError> {
     logger::init(target, level).map_err(|error| {
         let Target::File(path) = target else { return StartError::new(exit::CONFIG, error.to_string()) };
-        StartError::new(exit::CONFIG, format!("--error-logfile: '{}' isn't writable: {error}", path.display()))
+        StartError::new(
+            exit::CONFIG,
+            format!("--error-logfile: '{}' isn't writable: {error}", path.display()),
+        )
     })?;
     std::panic::set_hook(Box::new(|info| {
         let trace = std::backtrace::Backtrace::force_capture().to_string().replace('\n', " | ");

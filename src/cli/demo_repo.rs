@@ -109,8 +109,11 @@ fn registry(version_id: &str, now: (i64, i32)) -> Vec<u8> {
     for view in VIEWS {
         put_message(&mut out, 6, |out| put_view(out, view, view.ends_with("_fresh"), now));
     }
-    let services =
-        [("driver_activity_v1", VIEWS[0], 1), ("driver_activity_v2", VIEWS[0], 3), ("driver_activity_v3", VIEWS[1], 3)];
+    let services = [
+        ("driver_activity_v1", VIEWS[0], 1),
+        ("driver_activity_v2", VIEWS[0], 3),
+        ("driver_activity_v3", VIEWS[1], 3),
+    ];
     for (name, view, features) in services {
         put_message(&mut out, 7, |out| put_service(out, name, view, features, now));
     }

@@ -73,7 +73,14 @@ fn once(args: &QuickstartArgs) -> Result<i32, StartError> {
         .arg("--log-level=error")
         .arg("-c")
         .arg(&args.dir)
-        .args(["serve", "--no-access-log", "--port", &port.to_string(), "--workers", &args.workers.to_string()])
+        .args([
+            "serve",
+            "--no-access-log",
+            "--port",
+            &port.to_string(),
+            "--workers",
+            &args.workers.to_string(),
+        ])
         .stdin(Stdio::null())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
@@ -82,7 +89,11 @@ fn once(args: &QuickstartArgs) -> Result<i32, StartError> {
     let _ = server.wait();
     let (status, body) = answer.map_err(failed)?;
     say(&body);
-    if status.contains(" 200 ") { Ok(exit::OK) } else { Err(failed(format!("the answer was {status}"))) }
+    if status.contains(" 200 ") {
+        Ok(exit::OK)
+    } else {
+        Err(failed(format!("the answer was {status}")))
+    }
 }
 
 fn free_port() -> std::io::Result<u16> {

@@ -29,9 +29,8 @@ pub(super) fn layers(
     if let Some(words) = words {
         let split = shlex::split(words)
             .ok_or_else(|| StartError::new(exit::USAGE, format!("{CMD_ARGS}: a quote is not closed")))?;
-        let layer = LayerArgs::try_parse_from(split).map_err(|error| {
-            StartError::new(exit::USAGE, format!("{CMD_ARGS}: {}", first_line(&error)))
-        })?;
+        let layer = LayerArgs::try_parse_from(split)
+            .map_err(|error| StartError::new(exit::USAGE, format!("{CMD_ARGS}: {}", first_line(&error))))?;
         fill(&mut merged, to_map(&layer.serve));
     }
     fill(&mut merged, to_map(&file_layer(store)?));
@@ -195,7 +194,11 @@ fn refuse_later_work(args: &ServeArgs) -> Result<(), StartError> {
     if args.key.is_some() || args.cert.is_some() {
         return Err(later("--key and --cert (TLS)"));
     }
-    if args.metrics { Err(later("--metrics")) } else { Ok(()) }
+    if args.metrics {
+        Err(later("--metrics"))
+    } else {
+        Ok(())
+    }
 }
 
 fn binds(args: &ServeArgs) -> Result<Vec<Bind>, StartError> {
@@ -219,7 +222,8 @@ fn workers(asked: i64) -> Result<usize, StartError> {
         -1 => Ok(2 * num_cpus::get() + 1),
         1.. if asked as usize <= MAX_WORKERS => Ok(asked as usize),
         _ => {
-            let text = format!("--workers {asked}: use -1 (2 x cores + 1) or a number from 1 to {MAX_WORKERS}");
+            let text =
+                format!("--workers {asked}: use -1 (2 x cores + 1) or a number from 1 to {MAX_WORKERS}");
             Err(StartError::new(exit::USAGE, text))
         }
     }

@@ -15,9 +15,8 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> (String, V
                 None => ("", 0),
             },
             None => {
-                let end = after
-                    .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                    .unwrap_or(after.len());
+                let end =
+                    after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
                 (&after[..end], end)
             }
         };

@@ -26,11 +26,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// An error at `place`.
-    pub fn new(
-        place: impl Into<String>,
-        problem: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
+    pub fn new(place: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { place: place.into(), problem: problem.into(), hint: hint.into() }
     }
 }

@@ -32,10 +32,17 @@ impl Bind {
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err("the path is empty".to_owned()) } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                Err("the path is empty".to_owned())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         if let Some(number) = text.strip_prefix("fd://") {
-            return number.parse().map(Self::Fd).map_err(|_| format!("'{number}' is not a descriptor number"));
+            return number
+                .parse()
+                .map(Self::Fd)
+                .map_err(|_| format!("'{number}' is not a descriptor number"));
         }
         let text = text.strip_prefix("tcp://").unwrap_or(text);
         let port = |text: &str| text.parse().map_err(|_| format!("'{text}' is not a valid port number."));

@@ -57,12 +57,10 @@ pub struct Location {
 
 impl StoreConfig {
     /// Finds, reads and checks the file. Variables come from `env`.
-    pub fn load(
-        location: &Location,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
-        let here = std::env::current_dir()
-            .map_err(|error| ConfigError::new(".", error.to_string(), "start from a directory that exists"))?;
+    pub fn load(location: &Location, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let here = std::env::current_dir().map_err(|error| {
+            ConfigError::new(".", error.to_string(), "start from a directory that exists")
+        })?;
         let repo_path = location.chdir.as_ref().map_or(here.clone(), |chdir| here.join(chdir));
         let (source, text) = if let Some(encoded) = &location.base64 {
             ("FEATURE_STORE_YAML_BASE64".to_owned(), decode_base64(encoded)?)
@@ -201,9 +199,25 @@ const AUDIT_LOGGING: &[Rule] = &[
 ];
 /// Top-level keys Feast knows; others are ignored there, and here with a warning.
 const TOP_LEVEL: &[&str] = &[
-    "project", "project_description", "provider", "registry", "online_store", "offline_store", "batch_engine",
-    "materialization", "feature_server", "auth", "entity_key_serialization_version", "coerce_tz_aware", "flags",
-    "repo_path", "embedding_model", "openlineage", "mlflow", "data_quality_monitoring", "feast_prefork",
+    "project",
+    "project_description",
+    "provider",
+    "registry",
+    "online_store",
+    "offline_store",
+    "batch_engine",
+    "materialization",
+    "feature_server",
+    "auth",
+    "entity_key_serialization_version",
+    "coerce_tz_aware",
+    "flags",
+    "repo_path",
+    "embedding_model",
+    "openlineage",
+    "mlflow",
+    "data_quality_monitoring",
+    "feast_prefork",
 ];
 /// Keys of earlier releases that select a server which no longer exists.
 const GO_KEYS: &[&str] = &["go_feature_serving", "go_feature_retrieval"];
@@ -297,7 +311,8 @@ impl Checker<'_> {
     }
 
     fn registry(&self) -> Result<(PathBuf, SnapshotRules), ConfigError> {
-        let missing = || self.error("registry", "required, but missing", "add e.g. `registry: data/registry.db`");
+        let missing =
+            || self.error("registry", "required, but missing", "add e.g. `registry: data/registry.db`");
         let value = self.tree.get("registry").ok_or_else(missing)?;
         let (path, rules) = match value {
             Yaml::Str(path) => (path.clone(), SnapshotRules::default()),
@@ -325,7 +340,11 @@ impl Checker<'_> {
             other => return Err(self.mismatch("registry", other, "a path or a block")),
         };
         if path.is_empty() {
-            return Err(self.error("registry.path", "is empty", "give the registry file, e.g. data/registry.db"));
+            return Err(self.error(
+                "registry.path",
+                "is empty",
+                "give the registry file, e.g. data/registry.db",
+            ));
         }
         if let Some((scheme, _)) = path.split_once("://").filter(|(scheme, _)| scheme.len() > 1) {
             let problem = format!("registry scheme {scheme}:// is not supported");
@@ -383,7 +402,8 @@ impl Checker<'_> {
             Some(Yaml::Str(kind)) => kind,
             Some(value @ Yaml::Map(entries)) => match value.get("type") {
                 Some(Yaml::Str(kind)) => {
-                    if let Some((key, _)) = entries.iter().find(|(key, _)| kind == "no_auth" && key != "type") {
+                    if let Some((key, _)) = entries.iter().find(|(key, _)| kind == "no_auth" && key != "type")
+                    {
                         return Err(self.error(&format!("auth.{key}"), "unknown key", "known: type"));
                     }
                     kind
@@ -485,7 +505,11 @@ impl Checker<'_> {
                 if fine {
                     Ok(())
                 } else {
-                    Err(self.error(place, "must hold strictly increasing positive integers", "e.g. [10, 50, 200]"))
+                    Err(self.error(
+                        place,
+                        "must hold strictly increasing positive integers",
+                        "e.g. [10, 50, 200]",
+                    ))
                 }
             }
             (Kind::Text, other) => Err(self.mismatch(place, other, "text")),
@@ -530,14 +554,23 @@ mod tests {
     #[test]
     fn mistakes_name_the_key_and_the_remedy() {
         for (extra, expected) in [
-            ("online_store: {type: redis}", "fs.yaml: online_store.type: online store type 'redis' is not supported; supported: sqlite"),
-            ("online_store: {type: sqlite, pth: x}", "fs.yaml: online_store.pth: unknown key; known: type, path, "),
+            (
+                "online_store: {type: redis}",
+                "fs.yaml: online_store.type: online store type 'redis' is not supported; supported: sqlite",
+            ),
+            (
+                "online_store: {type: sqlite, pth: x}",
+                "fs.yaml: online_store.pth: unknown key; known: type, path, ",
+            ),
             ("online_store: {path: 5}", "fs.yaml: online_store.path: expected text, found an integer 5; "),
             ("auth: {type: oidc}", "fs.yaml: auth.type: authentication type 'oidc' is not supported; "),
             ("auth: {}", "fs.yaml: auth.type: auth configuration is missing"),
             ("entity_key_serialization_version: '3'", "expected an integer, found text '3'"),
             ("provider: foo", "fs.yaml: provider: provider 'foo' is not supported"),
-            ("feature_server: {metrics: {enabled: 1}}", "feature_server.metrics.enabled: expected true or false"),
+            (
+                "feature_server: {metrics: {enabled: 1}}",
+                "feature_server.metrics.enabled: expected true or false",
+            ),
             ("feature_server: {metrics: {feature_count_bins: [5, 5]}}", "strictly increasing"),
             ("materialization: {online_write_batch_size: 0}", "0 is too small; use a number above 0"),
         ] {

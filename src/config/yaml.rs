@@ -56,7 +56,11 @@ impl Yaml {
             Self::List(_) => "[...]".to_owned(),
             Self::Map(_) => "{...}".to_owned(),
         };
-        if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
+        if text.chars().count() > 60 {
+            text.chars().take(57).chain("...".chars()).collect()
+        } else {
+            text
+        }
     }
 }
 

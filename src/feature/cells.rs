@@ -115,7 +115,7 @@ pub const EPOCH: EventTime = EventTime { seconds: 0, nanos: 0 };
 #[derive(Debug, Default)]
 pub struct Cells {
     arena: Vec<u8>,
-    cells: Vec<Cell>,
+    matrix: Vec<Cell>,
     times: Vec<EventTime>,
     found: Vec<bool>,
     features: usize,
@@ -131,8 +131,8 @@ impl Cells {
     /// Empties the matrix and gives it a new size.
     pub fn reset(&mut self, keys: usize, features: usize) {
         self.arena.clear();
-        self.cells.clear();
-        self.cells.resize(keys * features, ABSENT);
+        self.matrix.clear();
+        self.matrix.resize(keys * features, ABSENT);
         self.times.clear();
         self.times.resize(keys, EPOCH);
         self.found.clear();
@@ -145,7 +145,7 @@ impl Cells {
     pub fn put(&mut self, key: usize, feature: usize, value: &[u8]) {
         let cell = Cell { offset: self.arena.len(), len: value.len() as u32 };
         self.arena.extend_from_slice(value);
-        self.cells[key * self.features + feature] = cell;
+        self.matrix[key * self.features + feature] = cell;
     }
 
     /// Records that something is stored under a key, and when it happened.
@@ -158,7 +158,7 @@ impl Cells {
     /// The bytes of a value, if one is stored.
     #[inline]
     pub fn get(&self, key: usize, feature: usize) -> Option<&[u8]> {
-        let cell = self.cells[key * self.features + feature];
+        let cell = self.matrix[key * self.features + feature];
         (cell != ABSENT).then(|| &self.arena[cell.offset..][..cell.len as usize])
     }
 

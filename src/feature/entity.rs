@@ -177,10 +177,9 @@ fn check_sample(sample: &Json<'_>, declared: KeyType) -> Result<(), String> {
         KeyType::Uuid | KeyType::TimeUuid => (is_str, "<class 'uuid.UUID'>, <class 'str'>"),
         KeyType::Decimal => (is_str, "<class 'decimal.Decimal'>, <class 'str'>"),
         KeyType::Double => (is_int || matches!(sample, Json::Float(_)), NUMBERS),
-        KeyType::Bool => (
-            is_bool || is_int,
-            "<class 'numpy.bool'>, <class 'numpy.int64'>, <class 'bool'>, <class 'int'>",
-        ),
+        KeyType::Bool => {
+            (is_bool || is_int, "<class 'numpy.bool'>, <class 'numpy.int64'>, <class 'bool'>, <class 'int'>")
+        }
         _ => return Ok(()),
     };
     // A sample that equals zero is only asked whether it is a number at all.
@@ -379,8 +378,9 @@ impl Element {
             Json::Bool(_) => Self::Bool,
             Json::Object(_) => Self::Map,
             Json::Null => {
-                return Err("Value with native type nonetype cannot be converted into Feast value type"
-                    .to_owned())
+                return Err(
+                    "Value with native type nonetype cannot be converted into Feast value type".to_owned()
+                )
             }
             Json::List(_) => {
                 return Err("Value type for field  is <class 'list'> but recursion is not allowed. Nested \

@@ -51,7 +51,7 @@ impl KeyLayout {
             }
             head.extend_from_slice(name.as_bytes());
         }
-        Self { head, int64_in_4_bytes: version < 2 && version >= 0 }
+        Self { head, int64_in_4_bytes: (0..2).contains(&version) }
     }
 
     /// Starts a key.

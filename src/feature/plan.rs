@@ -132,9 +132,8 @@ impl Plan {
         let mut precompute = false;
         let blocks = match shape.service {
             Some(name) => {
-                let service = snapshot
-                    .service(name)
-                    .ok_or_else(|| PlanError::ServiceNotFound(name.to_owned()))?;
+                let service =
+                    snapshot.service(name).ok_or_else(|| PlanError::ServiceNotFound(name.to_owned()))?;
                 precompute = service.precompute_online && !service.projections.is_empty();
                 resolve::service(snapshot, service, shape.full_names)?
             }
@@ -222,13 +221,14 @@ impl Plan {
 
     /// The reference's text when a view finds none of its keys in the request. `rows` is the row count.
     pub fn missing_keys(&self, view: &ViewRead, rows: usize) -> String {
-        let absent: Vec<&str> =
-            self.all_keys.iter().map(String::as_str).filter(|key| !view.found.iter().any(|f| f == key)).collect();
-        let empty: Vec<&str> = if rows == 0 {
-            self.all_keys.iter().map(String::as_str).collect()
-        } else {
-            absent.clone()
-        };
+        let absent: Vec<&str> = self
+            .all_keys
+            .iter()
+            .map(String::as_str)
+            .filter(|key| !view.found.iter().any(|f| f == key))
+            .collect();
+        let empty: Vec<&str> =
+            if rows == 0 { self.all_keys.iter().map(String::as_str).collect() } else { absent.clone() };
         format!(
             "Missing join key values for keys: {}. No values provided for keys: {}. Provided join_key_values: {}",
             pyrepr::repr_list(absent),
@@ -247,12 +247,7 @@ pub fn table_name(project: &str, view: &str, version: i32) -> String {
     }
 }
 
-fn view_read(
-    block: &Block<'_>,
-    table: String,
-    key_set: Option<usize>,
-    found: Vec<String>,
-) -> ViewRead {
+fn view_read(block: &Block<'_>, table: String, key_set: Option<usize>, found: Vec<String>) -> ViewRead {
     let index = |(index, name): (usize, &String)| (name.clone(), index as u32);
     ViewRead {
         name: block.view.name.clone(),
@@ -316,24 +311,22 @@ fn inputs(shape: &Shape<'_>, blocks: &[Block<'_>]) -> Vec<Input> {
 fn all_keys(snapshot: &Snapshot, blocks: &[Block<'_>]) -> Vec<String> {
     let of_entities = snapshot.entities.iter().map(|entity| entity.join_key.clone());
     let mapped = blocks.iter().flat_map(|b| b.join_key_map.iter().map(|(_, mapped)| mapped.clone()));
-    let mut keys: Vec<String> =
-        of_entities.chain(mapped).filter(|key| key != DUMMY_JOIN_KEY).collect();
+    let mut keys: Vec<String> = of_entities.chain(mapped).filter(|key| key != DUMMY_JOIN_KEY).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
 }
 
 fn column_name(block: &Block<'_>, feature: &str, full_names: bool) -> String {
-    if full_names { format!("{}__{feature}", block.shown_name()) } else { feature.to_owned() }
+    if full_names {
+        format!("{}__{feature}", block.shown_name())
+    } else {
+        feature.to_owned()
+    }
 }
 
 /// Renders what follows the results: `],"metadata":{"feature_names":[...]...}}`.
-fn tail(
-    shape: &Shape<'_>,
-    recognised: &Recognised,
-    blocks: &[Block<'_>],
-    precompute: bool,
-) -> Vec<u8> {
+fn tail(shape: &Shape<'_>, recognised: &Recognised, blocks: &[Block<'_>], precompute: bool) -> Vec<u8> {
     let mut out = b"]".to_vec();
     let mut names: Vec<String> = recognised.keys.iter().map(|(name, _)| name.clone()).collect();
     for block in blocks {

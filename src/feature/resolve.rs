@@ -97,9 +97,7 @@ impl Block<'_> {
         }
         let mut keys = Vec::with_capacity(self.view.entities.len());
         for name in &self.view.entities {
-            let key = snapshot
-                .join_key_of(name)
-                .ok_or_else(|| PlanError::EntityNotFound(name.clone()))?;
+            let key = snapshot.join_key_of(name).ok_or_else(|| PlanError::EntityNotFound(name.clone()))?;
             keys.push(key.to_owned());
         }
         keys.sort_unstable();
@@ -117,9 +115,8 @@ struct Reference<'r> {
 }
 
 fn parse(reference: &str) -> Result<Reference<'_>, PlanError> {
-    let (view_part, feature) = reference
-        .split_once(':')
-        .ok_or_else(|| PlanError::InvalidReference(reference.to_owned()))?;
+    let (view_part, feature) =
+        reference.split_once(':').ok_or_else(|| PlanError::InvalidReference(reference.to_owned()))?;
     let (view, version) = match view_part.split_once('@') {
         None => (view_part, None),
         Some((view, tag)) if tag.is_empty() || tag.eq_ignore_ascii_case("latest") => (view, None),
@@ -293,7 +290,11 @@ fn check_collisions<'r, F: Fn() -> String>(
             }
         }
     }
-    if names.is_empty() { Ok(()) } else { Err(PlanError::Collision { names, full_names }) }
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(PlanError::Collision { names, full_names })
+    }
 }
 
 fn refuse_computed(blocks: &[Block<'_>]) -> Result<(), PlanError> {

@@ -173,12 +173,7 @@ fn is_message(shape: Shape) -> bool {
     )
 }
 
-fn write_member(
-    out: &mut Vec<u8>,
-    shape: Shape,
-    payload: Payload<'_>,
-    depth: u32,
-) -> Result<(), ValueError> {
+fn write_member(out: &mut Vec<u8>, shape: Shape, payload: Payload<'_>, depth: u32) -> Result<(), ValueError> {
     match (shape, payload) {
         (Shape::Bytes, payload) => write_base64(out, payload.bytes()),
         (Shape::Str, payload) => json::write_str(out, payload.str()?),
@@ -308,7 +303,11 @@ fn write_list(out: &mut Vec<u8>, item: Item, message: &[u8]) -> Result<(), Value
 }
 
 fn corrupt_unless(fine: bool) -> Result<(), WireError> {
-    if fine { Ok(()) } else { Err(WireError::Corrupt) }
+    if fine {
+        Ok(())
+    } else {
+        Err(WireError::Corrupt)
+    }
 }
 
 fn write_map(out: &mut Vec<u8>, message: &[u8], depth: u32) -> Result<(), ValueError> {
@@ -367,10 +366,8 @@ mod tests {
     use super::*;
 
     fn shown(hex: &str) -> Result<String, ValueError> {
-        let bytes: Vec<u8> = (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-            .collect();
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
         let mut out = Vec::new();
         write(&mut out, &bytes).map(|()| String::from_utf8(out).unwrap())
     }

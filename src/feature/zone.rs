@@ -30,10 +30,7 @@ fn fixed_offset(text: &str) -> Option<TimeZone> {
         [b'-', digits @ ..] => (true, digits),
         _ => return None,
     };
-    let [h1, h2, m1, m2] = match *digits {
-        [h1, h2, b':', m1, m2] | [h1, h2, m1, m2] => [h1, h2, m1, m2],
-        _ => return None,
-    };
+    let ([h1, h2, b':', m1, m2] | [h1, h2, m1, m2]) = *digits else { return None };
     if ![h1, h2, m1, m2].iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -91,12 +91,7 @@ impl Chunks {
 }
 
 /// The line at `at` without its CRLF; `None` when its end has not arrived. A bare CR or LF is refused.
-fn line(
-    buffer: &[u8],
-    at: usize,
-    limit: usize,
-    too_long: HttpError,
-) -> Result<Option<&[u8]>, HttpError> {
+fn line(buffer: &[u8], at: usize, limit: usize, too_long: HttpError) -> Result<Option<&[u8]>, HttpError> {
     let rest = &buffer[at..];
     let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else {
         return if rest.len() > limit { Err(too_long) } else { Ok(None) };
@@ -122,9 +117,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, HttpError> {
     if !extension.is_empty() {
         check_extension(extension)?;
     }
-    let value = size.iter().fold(0, |sum, &byte| {
-        sum << 4 | u64::from(char::from(byte).to_digit(16).unwrap_or(0))
-    });
+    let value =
+        size.iter().fold(0, |sum, &byte| sum << 4 | u64::from(char::from(byte).to_digit(16).unwrap_or(0)));
     Ok(value)
 }
 
@@ -132,11 +126,16 @@ fn chunk_size(line: &[u8]) -> Result<u64, HttpError> {
 fn check_extension(text: &[u8]) -> Result<(), HttpError> {
     let trimmed = text.trim_ascii();
     let named = trimmed.first() == Some(&b';')
-        && trimmed.get(1..).map(<[u8]>::trim_ascii_start).is_some_and(|name| {
-            name.first().is_some_and(|&byte| is_token(byte))
-        });
+        && trimmed
+            .get(1..)
+            .map(<[u8]>::trim_ascii_start)
+            .is_some_and(|name| name.first().is_some_and(|&byte| is_token(byte)));
     let visible = text.iter().all(|&byte| byte == b'\t' || (0x20..0x7f).contains(&byte) || byte >= 0x80);
-    if named && visible { Ok(()) } else { Err(HttpError::Invalid) }
+    if named && visible {
+        Ok(())
+    } else {
+        Err(HttpError::Invalid)
+    }
 }
 
 /// Trailers are skipped, but must be fields, and none that would change how the message is read.
@@ -149,7 +148,11 @@ fn check_trailer(line: &[u8]) -> Result<(), HttpError> {
         && name.iter().all(|&byte| is_token(byte))
         && !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
         && value.iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f));
-    if fine { Ok(()) } else { Err(HttpError::Invalid) }
+    if fine {
+        Ok(())
+    } else {
+        Err(HttpError::Invalid)
+    }
 }
 
 /// A character of an HTTP token.

@@ -55,10 +55,40 @@ pub struct Head {
 
 /// Methods the reference's parser knows; anything else is not HTTP to it. CONNECT is refused there, too.
 const METHODS: &[&str] = &[
-    "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "ACL", "BIND", "CHECKOUT", "COPY",
-    "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "PROPFIND",
-    "PROPPATCH", "PURGE", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK",
-    "UNLOCK", "UNSUBSCRIBE",
+    "GET",
+    "POST",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
 ];
 
 /// Most header fields that are ever looked at; a limit above it is cut to it.
@@ -76,8 +106,7 @@ pub fn parse(buffer: &[u8], start: usize, end: usize, limits: &Limits) -> Result
     if request.headers.len() > limits.fields {
         return Err(HttpError::FieldsTooLarge);
     }
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Err(HttpError::Invalid);
     };
     if !METHODS.contains(&method) {
@@ -109,28 +138,28 @@ pub fn parse(buffer: &[u8], start: usize, end: usize, limits: &Limits) -> Result
     for field in request.headers.iter() {
         let value = field.value;
         match field.name.len() {
-            4 if field.name.eq_ignore_ascii_case("host") => {
+            4 if field.name.eq_ignore_ascii_case("host")
                 // Two hosts could be routed differently by a proxy before us.
-                if head.host.replace(range(value)).is_some() {
-                    return Err(HttpError::Invalid);
-                }
+                && head.host.replace(range(value)).is_some() =>
+            {
+                return Err(HttpError::Invalid);
             }
             6 if field.name.eq_ignore_ascii_case("expect") => {
                 head.expects_continue =
                     version == Version::Http11 && value.eq_ignore_ascii_case(b"100-continue");
             }
-            10 if field.name.eq_ignore_ascii_case("connection") => {
-                if tokens(value).any(|token| token.eq_ignore_ascii_case(b"close")) {
-                    head.keep_alive = false;
-                }
+            10 if field.name.eq_ignore_ascii_case("connection")
+                && tokens(value).any(|token| token.eq_ignore_ascii_case(b"close")) =>
+            {
+                head.keep_alive = false;
             }
             12 if field.name.eq_ignore_ascii_case("content-type") => {
                 head.content_type = Some(range(value));
             }
-            14 if field.name.eq_ignore_ascii_case("content-length") => {
-                if length.replace(content_length(value)?).is_some() {
-                    return Err(HttpError::Invalid);
-                }
+            14 if field.name.eq_ignore_ascii_case("content-length")
+                && length.replace(content_length(value)?).is_some() =>
+            {
+                return Err(HttpError::Invalid);
             }
             15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => {
                 head.forwarded_for = Some(range(value));
@@ -149,9 +178,7 @@ pub fn parse(buffer: &[u8], start: usize, end: usize, limits: &Limits) -> Result
         (true, _) => return Err(HttpError::Invalid),
     };
     match head.framing {
-        Framing::Length(length) if limits.body != 0 && length > limits.body => {
-            Err(HttpError::BodyTooLarge)
-        }
+        Framing::Length(length) if limits.body != 0 && length > limits.body => Err(HttpError::BodyTooLarge),
         _ => Ok(head),
     }
 }
@@ -165,9 +192,7 @@ fn split_target(
     if !target.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
         return Err(HttpError::Invalid);
     }
-    let (from, rest) = if target.starts_with('/') {
-        (0, target)
-    } else if target == "*" && method == "OPTIONS" {
+    let (from, rest) = if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         (0, target)
     } else {
         let scheme = if starts_with_ignore_case(target, "http://") {
@@ -236,7 +261,13 @@ impl Codings {
         match (self.any, self.unknown, self.chunked) {
             (false, ..) => Ok(false),
             (true, true, _) => Err(HttpError::UnknownCoding),
-            (true, false, chunked) => if chunked { Ok(true) } else { Err(HttpError::Invalid) },
+            (true, false, chunked) => {
+                if chunked {
+                    Ok(true)
+                } else {
+                    Err(HttpError::Invalid)
+                }
+            }
         }
     }
 }

@@ -59,9 +59,9 @@ impl Channel {
         fdpass::send(self.0.as_fd(), &[byte], &[])
     }
 
-    /// Sends to a worker; the descriptor is copied to it and this side's copy closed.
-    pub fn tell_worker(&self, message: ToWorker) -> io::Result<()> {
-        let (byte, fd) = match &message {
+    /// Sends to a worker; the descriptor is copied to it; this side's copy stays with `message`.
+    pub fn tell_worker(&self, message: &ToWorker) -> io::Result<()> {
+        let (byte, fd) = match message {
             ToWorker::HandTo(fd) => (HAND_TO, fd),
             ToWorker::Adopt(fd) => (ADOPT, fd),
         };

@@ -158,8 +158,7 @@ impl Master {
     /// Takes what workers have said.
     fn hear_workers(&mut self) {
         for index in 0..self.workers.len() {
-            loop {
-                let Some(channel) = &self.workers[index].channel else { break };
+            while let Some(channel) = &self.workers[index].channel {
                 match channel.from_worker() {
                     Ok(Incoming::Message(ToMaster::Ready)) => self.worker_ready(index),
                     Ok(Incoming::Message(ToMaster::Retiring)) => self.worker_retires(index),
@@ -187,7 +186,8 @@ impl Master {
     fn close_listeners(&mut self) {
         for listener in self.listeners.drain(..) {
             if let crate::net::ListenerName::Unix(path) = listener.name() {
-                let inherited = self.prepared.settings.binds.iter().any(|b| matches!(b, crate::config::Bind::Fd(_)));
+                let inherited =
+                    self.prepared.settings.binds.iter().any(|b| matches!(b, crate::config::Bind::Fd(_)));
                 if !inherited {
                     let _ = std::fs::remove_file(path);
                 }

@@ -125,7 +125,8 @@ pub fn bind_all(settings: &Settings) -> Result<Vec<Listener>, StartError> {
 }
 
 fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartError> {
-    let failed = |problem: String| StartError::new(exit::CONFIG, format!("Can't connect to {bind}: {problem}"));
+    let failed =
+        |problem: String| StartError::new(exit::CONFIG, format!("Can't connect to {bind}: {problem}"));
     let socket: Socket = match bind {
         Bind::Tcp { host, port } => {
             let address = Bind::resolve(host, *port).map_err(failed)?;

@@ -150,14 +150,19 @@ impl Master {
     pub(super) fn murder(&mut self) {
         let settings = &self.prepared.settings;
         for worker in &mut self.workers {
-            let patience = if worker.ready_since.is_some() { settings.timeout } else { settings.boot_timeout };
+            let patience =
+                if worker.ready_since.is_some() { settings.timeout } else { settings.boot_timeout };
             let silence = self.board.slot(worker.slot).silence();
             if patience.is_zero() || silence <= patience {
                 continue;
             }
             match worker.aborted {
                 None => {
-                    crate::critical!("WORKER TIMEOUT (pid:{}), silent for {:.1} s", worker.pid, silence.as_secs_f32());
+                    crate::critical!(
+                        "WORKER TIMEOUT (pid:{}), silent for {:.1} s",
+                        worker.pid,
+                        silence.as_secs_f32()
+                    );
                     worker.aborted = Some(self.now);
                     worker.signal(Signal::SIGABRT);
                 }

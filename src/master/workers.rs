@@ -88,9 +88,8 @@ impl Master {
 
     /// Workers that serve or are about to, each place counted once.
     fn serving(&self) -> usize {
-        let awaited = |pid: Pid| {
-            self.workers.iter().any(|w| w.pid == pid && w.duty == Duty::AwaitingSuccessor)
-        };
+        let awaited =
+            |pid: Pid| self.workers.iter().any(|w| w.pid == pid && w.duty == Duty::AwaitingSuccessor);
         self.workers.iter().filter(|w| w.serves() && !w.predecessor.is_some_and(awaited)).count()
     }
 
@@ -150,8 +149,8 @@ impl Master {
             let (Some(sender), Some(receiver)) = (channel(from), channel(to)) else {
                 return Err(std::io::ErrorKind::NotConnected.into());
             };
-            receiver.tell_worker(ToWorker::Adopt(incoming))?;
-            sender.tell_worker(ToWorker::HandTo(outgoing))
+            receiver.tell_worker(&ToWorker::Adopt(incoming))?;
+            sender.tell_worker(&ToWorker::HandTo(outgoing))
         };
         if let Err(error) = connected() {
             log::debug!("worker {from} cannot hand over to {to}: {error}");

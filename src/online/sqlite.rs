@@ -60,9 +60,8 @@ impl Open {
     fn new(path: &Path) -> Result<Self, Error> {
         // Read-write so that a journal left by a crashed writer can be rolled back; never created.
         let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
-            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
-                .or_else(|_| Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .or_else(|_| Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY))?;
         connection.busy_timeout(Duration::ZERO)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "mmap_size", 1_i64 << 32)?;
@@ -89,17 +88,15 @@ impl Open {
         if !self.selects.contains_key(table) {
             let quoted = table.replace('"', "\"\"");
             let sql = |hint: &str| {
-                format!(
-                    "SELECT feature_name, value, event_ts FROM \"{quoted}\" {hint} WHERE entity_key = ?1"
-                )
+                format!("SELECT feature_name, value, event_ts FROM \"{quoted}\" {hint} WHERE entity_key = ?1")
             };
             // Tables made by other tools may lack the index; the reference then goes by the primary key.
-            let statement = self
-                .connection
-                .prepare(&sql(&format!("INDEXED BY \"{quoted}_ek\"")))
-                .or_else(|error| match message(&error) {
-                    Some(text) if text.starts_with("no such index") => self.connection.prepare(&sql("")),
-                    _ => Err(error),
+            let statement =
+                self.connection.prepare(&sql(&format!("INDEXED BY \"{quoted}_ek\""))).or_else(|error| {
+                    match message(&error) {
+                        Some(text) if text.starts_with("no such index") => self.connection.prepare(&sql("")),
+                        _ => Err(error),
+                    }
                 })?;
             self.selects.insert(table.to_owned(), statement);
         }

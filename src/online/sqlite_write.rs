@@ -75,7 +75,14 @@ pub fn write_row(
          event_ts = excluded.event_ts, created_ts = excluded.created_ts"
     ))?;
     for (feature, value) in features {
-        statement.execute(params![entity_key, feature, value.encode(), value.text(), event_ts, created_ts])?;
+        statement.execute(params![
+            entity_key,
+            feature,
+            value.encode(),
+            value.text(),
+            event_ts,
+            created_ts
+        ])?;
     }
     Ok(())
 }

@@ -51,5 +51,5 @@ pub fn exit_now(code: i32) -> ! {
 
 /// Number of threads of this process; 1 when `/proc` cannot be read.
 pub fn thread_count() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }

@@ -79,7 +79,11 @@ impl Identity {
             setuid(uid)?;
         }
         let held = self.uid.is_none_or(|uid| uid == geteuid()) && self.gid.is_none_or(|gid| gid == getegid());
-        if held { Ok(()) } else { Err(io::Error::other("the kernel kept another user or group")) }
+        if held {
+            Ok(())
+        } else {
+            Err(io::Error::other("the kernel kept another user or group"))
+        }
     }
 }
 

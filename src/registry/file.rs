@@ -71,8 +71,7 @@ impl RegistryFile {
     /// Creates an empty registry file if none is there, as the reference does at start; true if it did.
     /// One missing folder above it is created, too.
     pub fn create_if_missing(&self, version_id: &str, now: (i64, i32)) -> Result<bool, RegistryError> {
-        let failed =
-            |error| RegistryError::Io { path: self.path.display().to_string(), error };
+        let failed = |error| RegistryError::Io { path: self.path.display().to_string(), error };
         match fs::metadata(&self.path) {
             Ok(_) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::NotFound => {}

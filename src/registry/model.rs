@@ -119,7 +119,11 @@ pub struct Projection {
 impl Projection {
     /// The alias, or else the view's name.
     pub fn name_to_use(&self) -> &str {
-        if self.alias.is_empty() { &self.view } else { &self.alias }
+        if self.alias.is_empty() {
+            &self.view
+        } else {
+            &self.alias
+        }
     }
 }
 
@@ -267,16 +271,9 @@ const PLAIN: Layout = Layout {
     version: 4,
     state: 6,
 };
-const STREAM: Layout =
-    Layout { kind: ViewKind::Stream, entity_columns: 5, ttl: 9, disabled: 23, ..PLAIN };
-const LABEL: Layout = Layout {
-    kind: ViewKind::Label,
-    entity_columns: 11,
-    disabled: NONE,
-    version: NONE,
-    state: NONE,
-    ..PLAIN
-};
+const STREAM: Layout = Layout { kind: ViewKind::Stream, entity_columns: 5, ttl: 9, disabled: 23, ..PLAIN };
+const LABEL: Layout =
+    Layout { kind: ViewKind::Label, entity_columns: 11, disabled: NONE, version: NONE, state: NONE, ..PLAIN };
 const ON_DEMAND: Layout = Layout {
     kind: ViewKind::OnDemand { stored: false },
     entities: 13,

@@ -36,12 +36,20 @@ impl<'a> Payload<'a> {
     /// The bytes of a length-delimited field; empty when the field has another wire type (protobuf treats
     /// such a field as unknown).
     pub fn bytes(self) -> &'a [u8] {
-        if let Payload::Bytes(bytes) = self { bytes } else { &[] }
+        if let Payload::Bytes(bytes) = self {
+            bytes
+        } else {
+            &[]
+        }
     }
 
     /// The integer of a varint field; 0 when the field has another wire type.
     pub fn varint(self) -> u64 {
-        if let Payload::Varint(value) = self { value } else { 0 }
+        if let Payload::Varint(value) = self {
+            value
+        } else {
+            0
+        }
     }
 
     /// The text of a string field.
@@ -198,10 +206,7 @@ mod tests {
         message.extend_from_slice(&[0x2b, 0x08, 0x01, 0x33, 0x34, 0x2c]); // group 5 { 1: 1, group 6 {} }
         put_str(&mut message, 2, "x");
         let fields: Vec<_> = Fields::new(&message).collect::<Result<_, _>>().unwrap();
-        assert_eq!(
-            fields,
-            [(4, Payload::Varint(u64::MAX)), (5, Payload::Group), (2, Payload::Bytes(b"x"))]
-        );
+        assert_eq!(fields, [(4, Payload::Varint(u64::MAX)), (5, Payload::Group), (2, Payload::Bytes(b"x"))]);
     }
 
     #[test]

@@ -79,7 +79,11 @@ fn parse_exponent(text: &[u8]) -> i32 {
         _ => (false, text),
     };
     let size = digits.iter().fold(0, |sum, &digit| sum * 10 + i32::from(digit - b'0'));
-    if negative { -size } else { size }
+    if negative {
+        -size
+    } else {
+        size
+    }
 }
 
 /// Appends `value` as a JSON value: a number, or one of the strings `"NaN"`, `"Infinity"`, `"-Infinity"`.
@@ -115,8 +119,8 @@ mod tests {
         for (value, expected) in [
             (100_000.0, "100000.0"),
             (0.0001, "0.0001"),
-            (0.00012345, "0.00012345"),
-            (0.000099, "9.9e-05"),
+            (0.000_123_45, "0.00012345"),
+            (0.000_099, "9.9e-05"),
             (1e15, "1000000000000000.0"),
             (9_999_999_999_999_998.0, "9999999999999998.0"),
             (1e16, "1e+16"),

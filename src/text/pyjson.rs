@@ -232,9 +232,7 @@ impl Scanner<'_> {
             Some('f') if self.has(index, "false") => word("false", Json::Bool(false)),
             Some('N') if self.has(index, "NaN") => word("NaN", Json::Float(f64::NAN)),
             Some('I') if self.has(index, "Infinity") => word("Infinity", Json::Float(f64::INFINITY)),
-            Some('-') if self.has(index, "-Infinity") => {
-                word("-Infinity", Json::Float(f64::NEG_INFINITY))
-            }
+            Some('-') if self.has(index, "-Infinity") => word("-Infinity", Json::Float(f64::NEG_INFINITY)),
             _ => self.number(index),
         }
     }
@@ -399,9 +397,8 @@ impl Scanner<'_> {
         }
         let high = self.hex4(index + 1).ok_or(bad(index))?;
         let end = index + 5;
-        let pair_follows = (0xd800..0xdc00).contains(&high)
-            && end + 6 < self.text.len()
-            && self.has(end, "\\u");
+        let pair_follows =
+            (0xd800..0xdc00).contains(&high) && end + 6 < self.text.len() && self.has(end, "\\u");
         if pair_follows {
             let low = self.hex4(end + 2).ok_or(bad(end + 1))?;
             if (0xdc00..0xe000).contains(&low) {

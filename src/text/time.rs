@@ -23,8 +23,7 @@ pub fn civil(seconds: i64) -> Civil {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
@@ -68,9 +67,9 @@ pub fn write_rfc3339(out: &mut Vec<u8>, seconds: i64, nanos: u32) {
     write_civil(out, seconds);
     if nanos != 0 {
         let text = format!(".{nanos:09}");
-        let keep = if nanos % 1_000_000 == 0 {
+        let keep = if nanos.is_multiple_of(1_000_000) {
             4
-        } else if nanos % 1_000 == 0 {
+        } else if nanos.is_multiple_of(1_000) {
             7
         } else {
             10

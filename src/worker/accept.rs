@@ -85,15 +85,15 @@ impl Acceptor {
         index: usize,
         poll: &Poll,
         now: Instant,
-    ) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
+    ) -> Option<(Stream, Option<SocketAddr>)> {
         if self.state != State::Armed {
-            return Ok(None);
+            return None;
         }
-        let Some(listener) = self.listeners.get(index) else { return Ok(None) };
+        let listener = self.listeners.get(index)?;
         match listener.accept() {
             Ok(accepted) => {
                 self.since_requeue += 1;
-                Ok(Some(accepted))
+                Some(accepted)
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
@@ -101,10 +101,10 @@ impl Acceptor {
                         log::warn!("cannot accept, pausing: {error}; raise the limit of open files");
                     }
                     self.disarm(poll, State::Paused(now + FULL_PAUSE));
-                    Ok(None)
+                    None
                 }
                 // The client gave up, or another worker took it.
-                _ => Ok(None),
+                _ => None,
             },
         }
     }
@@ -119,7 +119,8 @@ impl Acceptor {
         }
         let (workers, total) = board.load();
         // Above 1.125 x mean + 1.
-        if workers > 1 && open as u64 * 8 * u64::from(workers) > u64::from(total) * 9 + 8 * u64::from(workers) {
+        if workers > 1 && open as u64 * 8 * u64::from(workers) > u64::from(total) * 9 + 8 * u64::from(workers)
+        {
             let pause = Duration::from_micros(fastrand::u64(1000..3000));
             return self.disarm(poll, State::Paused(now + pause));
         }
@@ -141,7 +142,11 @@ impl Acceptor {
 
     /// When a pause is over.
     pub(super) fn rearm_at(&self) -> Option<Instant> {
-        if let State::Paused(until) = self.state { Some(until) } else { None }
+        if let State::Paused(until) = self.state {
+            Some(until)
+        } else {
+            None
+        }
     }
 
     /// A connection was closed; `open` remain.

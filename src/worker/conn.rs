@@ -30,7 +30,7 @@ const BUDGET: u32 = 32;
 /// How long a client may take to read the last answer of a connection that is being closed.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may leave an answer unread.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -92,6 +92,9 @@ pub(super) struct Conn {
     sent: usize,
     /// The last event said that there is something to read.
     readable: bool,
+    /// The client has said that nothing more comes: the end stands behind the bytes not read yet, and makes
+    /// no event of its own.
+    read_closed: bool,
     watches_write: bool,
     /// The client may still be sending when its last answer is out.
     linger: bool,
@@ -116,6 +119,7 @@ impl Conn {
             output: Vec::new(),
             sent: 0,
             readable: false,
+            read_closed: false,
             watches_write: false,
             linger: false,
             continued: false,
@@ -146,9 +150,10 @@ impl Conn {
     }
 
     /// Notes what an event said.
-    pub(super) fn readiness(&mut self) {
+    pub(super) fn readiness(&mut self, read_closed: bool) {
         // Events are edge-triggered: this one is remembered until a read finds nothing more.
         self.readable = true;
+        self.read_closed |= read_closed;
     }
 
     /// True when it can be handed to another worker now.
@@ -240,7 +245,7 @@ impl Conn {
     fn take_in(&mut self, length: usize, turn: &mut Turn<'_>, budget: &mut u32) {
         *budget = budget.saturating_sub(1);
         // A short read has emptied the socket; the next byte makes a new event.
-        self.readable = length == turn.scratch.len();
+        self.readable = length == turn.scratch.len() || self.read_closed;
         if self.input.is_empty() {
             let scratch = std::mem::take(turn.scratch);
             let used = self.serve(&scratch[..length], turn, budget);
@@ -296,13 +301,8 @@ impl Conn {
     /// Answers one request, of which `bytes` are all bytes.
     fn answer(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> Step {
         let Some(head) = self.parser.head() else { return Step::Reply };
-        let incoming = Incoming {
-            head,
-            bytes,
-            peer: self.peer,
-            retry: self.retry.take(),
-            closing: turn.closing,
-        };
+        let incoming =
+            Incoming { head, bytes, peer: self.peer, retry: self.retry.take(), closing: turn.closing };
         let step = turn.service.answer(&incoming, turn.clock);
         if step == Step::Reply {
             let close = turn.closing || !head.keep_alive;

@@ -27,7 +27,7 @@ use slab::Slab;
 
 use crate::config::{Settings, StoreConfig};
 use crate::ipc::channel::Channel;
-use crate::ipc::scoreboard::{Slot, SlotState, Scoreboard};
+use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
 use crate::net::Listener;
 use crate::os::fdpass;
 use crate::os::signals::Pipe;
@@ -80,10 +80,7 @@ pub struct Clock {
 
 impl Clock {
     fn read() -> Self {
-        Self {
-            now: Instant::now(),
-            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        }
+        Self { now: Instant::now(), wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
     }
 }
 
@@ -197,7 +194,7 @@ impl<'m> Worker<'m> {
                     SIGNALS => self.hear_signals(),
                     WAKER => self.service.registry_loaded(),
                     OUTGOING => self.continue_handover(),
-                    Token(n) if n >= CONNS => self.ready(n - CONNS),
+                    Token(n) if n >= CONNS => self.ready(n - CONNS, event.is_read_closed()),
                     Token(n) if n >= INHERITANCES => self.adopt(n - INHERITANCES),
                     Token(n) => self.accept(n - LISTENERS),
                 }
@@ -234,13 +231,9 @@ impl<'m> Worker<'m> {
 
     /// Takes one connection from listener `index`, unless it is somebody else's turn.
     fn accept(&mut self, index: usize) {
-        match self.acceptor.accept(index, &self.poll, self.clock.now) {
-            Ok(Some((stream, peer))) => {
-                self.add(Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
-                self.balance();
-            }
-            Ok(None) => {}
-            Err(error) => log::warn!("cannot accept: {error}"),
+        if let Some((stream, peer)) = self.acceptor.accept(index, &self.poll, self.clock.now) {
+            self.add(Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+            self.balance();
         }
     }
 
@@ -262,9 +255,10 @@ impl<'m> Worker<'m> {
         Some(index)
     }
 
-    fn ready(&mut self, index: usize) {
+    /// Takes note of an event and acts on it.
+    fn ready(&mut self, index: usize, read_closed: bool) {
         if let Some(conn) = self.conns.get_mut(index) {
-            conn.readiness();
+            conn.readiness(read_closed);
             self.drive(index);
         }
     }
@@ -338,11 +332,7 @@ impl<'m> Worker<'m> {
 
     /// Registers one end of a packet socket.
     fn watch_packets(&self, fd: std::os::fd::RawFd, token: Token) -> io::Result<()> {
-        self.poll.registry().register(
-            &mut SourceFd(&fd),
-            token,
-            Interest::READABLE | Interest::WRITABLE,
-        )
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
     }
 }
 

@@ -252,7 +252,7 @@ impl Service {
             query: text(&head.query),
             version: if head.version == Version::Http10 { "1.0" } else { "1.1" },
             status: self.answer.status,
-            length: self.answer.body.len(),
+            length: self.reply().1.len(),
             took: clock.now.elapsed(),
             head: &bytes[head.start..head.end],
             response_head: &self.head,
@@ -262,9 +262,8 @@ impl Service {
     /// Address and port of the client: the peer, or what a trusted peer says about it (then with port 0).
     fn client(&self, incoming: &Incoming<'_>) -> (String, Option<u16>) {
         let peer = incoming.peer;
-        let forwarded = incoming.head.forwarded_for.as_ref().filter(|_| {
-            self.trusted.trusts(peer.map(|peer| peer.ip()))
-        });
+        let forwarded =
+            incoming.head.forwarded_for.as_ref().filter(|_| self.trusted.trusts(peer.map(|peer| peer.ip())));
         if let Some(range) = forwarded {
             let list = String::from_utf8_lossy(&incoming.bytes[range.clone()]);
             let hops: Vec<&str> = list.split(',').map(str::trim).filter(|hop| !hop.is_empty()).collect();

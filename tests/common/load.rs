@@ -68,7 +68,12 @@ impl Load {
 
 fn one(client: &mut Client) -> Option<bool> {
     use std::io::Write;
-    let request = super::encode("POST", "/get-online-features", &[("content-type", "application/json")], BODY.as_bytes());
+    let request = super::encode(
+        "POST",
+        "/get-online-features",
+        &[("content-type", "application/json")],
+        BODY.as_bytes(),
+    );
     client.stream.write_all(&request).ok()?;
     let answer = client.receive("POST").ok()??;
     (answer.status == 200 && answer.text().contains(ANSWER)).then(|| answer.closes())

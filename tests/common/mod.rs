@@ -1,5 +1,12 @@
 //! What the tests share: a repository in a temporary directory, the shipped binary serving it, raw clients.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::missing_panics_doc, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    unreachable_pub
+)]
 
 pub mod load;
 
@@ -136,7 +143,8 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in workers {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }
@@ -229,7 +237,11 @@ impl Client {
                 break at + 4;
             }
             if !self.fill()? {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(std::io::ErrorKind::UnexpectedEof.into())
+                };
             }
         };
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
@@ -240,7 +252,8 @@ impl Client {
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let length = headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
+        let length =
+            headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
         let length = if method == "HEAD" || status == 100 { 0 } else { length };
         while self.buffer.len() < length {
             if !self.fill()? {

@@ -76,8 +76,8 @@ pub(super) fn answer(
             }
             value::write(out, &vector.values[place]).map_err(|error| other(error.to_string()))?;
             let written = vector.view_times.iter().find(|(view, _)| *view == column.view);
-            let expired = column.ttl_nanos > 0
-                && written.is_some_and(|(_, at)| cx.now_nanos - at > column.ttl_nanos);
+            let expired =
+                column.ttl_nanos > 0 && written.is_some_and(|(_, at)| cx.now_nanos - at > column.ttl_nanos);
             let status: &[u8] = if expired { b"\"OUTSIDE_MAX_AGE\"" } else { b"\"PRESENT\"" };
             statuses.extend_from_slice(status);
         }
@@ -104,7 +104,7 @@ fn decode(stored: &[u8]) -> Result<Vector, WireError> {
                 let (mut view, mut at) = (String::new(), 0);
                 for part in Fields::new(payload.bytes()) {
                     match part? {
-                        (1, payload) => view = payload.str()?.to_owned(),
+                        (1, payload) => payload.str()?.clone_into(&mut view),
                         (2, payload) => {
                             let (seconds, nanos) = seconds_and_nanos(payload.bytes())?;
                             at = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
