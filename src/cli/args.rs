@@ -89,16 +89,16 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     pub(super) no_access_log: bool,
     /// Worker processes; -1 = 2 x cores + 1 [default: 1]
-    #[arg(short, long, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub(super) workers: Option<i64>,
     /// Most connections of a worker; unlimited unless given
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub(super) worker_connections: Option<u32>,
     /// Requests after which a worker is replaced; 0 = never [default: 1000]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) max_requests: Option<u64>,
     /// Most that is added to it at random, per worker [default: 50]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) max_requests_jitter: Option<u64>,
     /// Seconds an idle connection is kept [default: 30]
     #[arg(long, value_name = "SECONDS")]
@@ -120,7 +120,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", help_heading = SOCKETS)]
     pub(super) bind: Vec<String>,
     /// Connections the kernel queues [default: 2048]
-    #[arg(long, help_heading = SOCKETS)]
+    #[arg(long, value_name = "N", help_heading = SOCKETS)]
     pub(super) backlog: Option<u32>,
     /// A socket per worker instead of a shared one
     #[arg(long, help_heading = SOCKETS)]
@@ -149,7 +149,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "BYTES", help_heading = CLIENTS)]
     pub(super) limit_request_line: Option<usize>,
     /// Number of header fields [default: 100]
-    #[arg(long, value_name = "COUNT", help_heading = CLIENTS)]
+    #[arg(long, value_name = "N", help_heading = CLIENTS)]
     pub(super) limit_request_fields: Option<usize>,
     /// Bytes of a header line [default: 8190]
     #[arg(long = "limit-request-field_size", alias = "limit-request-field-size", value_name = "BYTES",

@@ -32,7 +32,7 @@ const ADOPT: u8 = b'a';
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
-/// What [`Channel::receive`] found.
+/// What receiving found.
 #[derive(Debug)]
 pub enum Incoming<T> {
     /// A message.
