@@ -11,6 +11,8 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use socket2::Socket;
 
+use crate::os::sockets;
+
 /// A connection to a client, non-blocking.
 #[derive(Debug)]
 pub enum Stream {
@@ -140,6 +142,16 @@ impl fmt::Display for ListenerName {
     }
 }
 
+impl ListenerName {
+    /// Opens one more listening socket on this TCP address (`SO_REUSEPORT`).
+    pub fn open_sibling(&self, backlog: i32) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(address) => Listener::new(sockets::listen_tcp(*address, backlog, true)?),
+            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
 impl Listener {
     /// Wraps a socket that listens.
     pub fn new(socket: Socket) -> io::Result<Self> {
@@ -156,6 +168,11 @@ impl Listener {
             }
         };
         Ok(Self { kind, name })
+    }
+
+    /// Another socket on the same TCP address, for a worker of its own (`SO_REUSEPORT`).
+    pub fn sibling(&self, backlog: i32) -> io::Result<Self> {
+        self.name.open_sibling(backlog)
     }
 
     /// What it is called.

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{binary, Repo};
+use common::{binary, Repo, Server};
 
 fn run(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     Command::new(binary())
@@ -210,11 +210,15 @@ fn a_missing_registry_is_created_and_an_empty_one_served() {
     let repo = Repo::copy_of("kitchen_sink");
     let file = repo.path().join("registry.db");
     fs::remove_file(&file).unwrap();
-    let output = run(repo.path(), &["serve", "--check-config"], &[]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no registry there, created an empty one"));
+    let text = fails(repo.path(), &["serve", "--check-config"], &[], 4);
+    assert!(text.contains("Registry not found at path"), "{text}");
+    assert!(!file.exists(), "a check changes nothing");
+    let server = Server::start(repo, &[]);
+    assert!(server.log().contains("no registry there, created an empty one"));
     assert!(fs::metadata(&file).unwrap().len() > 40);
+    assert_eq!(server.client().get("/health").status, 200);
     fs::write(&file, b"").unwrap();
-    let output = run(repo.path(), &["serve", "--check-config"], &[]);
+    let output = run(server.repo.path(), &["serve", "--check-config"], &[]);
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the registry is empty"));
 }

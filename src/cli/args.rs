@@ -165,7 +165,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
     pub(super) body_timeout: Option<u64>,
     /// Proxies whose X-Forwarded headers count: addresses, networks, * [default: 127.0.0.1,::1]
-    #[arg(long, value_name = "LIST", env = "FORWARDED_ALLOW_IPS", hide_env = true, help_heading = CLIENTS)]
+    #[arg(long, value_name = "LIST", help_heading = CLIENTS)]
     pub(super) forwarded_allow_ips: Option<String>,
 
     /// File for access lines; - = standard output [default: -]

@@ -12,7 +12,7 @@ use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
 use crate::logging::logger::{self, Target};
-use crate::master::{self, Master, Prepared, StartError};
+use crate::master::{self, Master, MissingRegistry, Prepared, StartError};
 use crate::os::process;
 
 /// The program. The exit code is one of [`exit`].
@@ -55,8 +55,8 @@ fn complain(error: &StartError) {
 }
 
 /// Reads files and layers of settings: what boot and reload both do first.
-fn prepare(location: &Location, flags: &ServeArgs) -> Result<(ServeArgs, Prepared), StartError> {
-    let (args, settings, store) = configure(location, flags)?;
+fn prepare(location: &Location, flags: &ServeArgs, missing: MissingRegistry) -> Result<Prepared, StartError> {
+    let (_, settings, store) = configure(location, flags)?;
     for warning in &store.warnings {
         log::warn!("{warning}");
     }
@@ -66,7 +66,7 @@ fn prepare(location: &Location, flags: &ServeArgs) -> Result<(ServeArgs, Prepare
             store.source
         );
     }
-    Ok((args, master::load(settings, store)?))
+    master::load(settings, store, missing)
 }
 
 fn configure(
@@ -91,7 +91,7 @@ pub(super) fn serve(location: Location, flags: ServeArgs, level: LevelFilter) ->
     }
     if flags.check_config {
         start_logging(&Target::Stderr, level)?;
-        let (_, prepared) = prepare(&location, &flags)?;
+        let prepared = prepare(&location, &flags, MissingRegistry::Refuse)?;
         say(&format!(
             "ok: project {}, {} views, registry {}",
             prepared.snapshot.project,
@@ -102,8 +102,8 @@ pub(super) fn serve(location: Location, flags: ServeArgs, level: LevelFilter) ->
     }
     let (_, settings, _) = configure(&location, &flags)?;
     start_logging(&settings.error_log, level)?;
-    let (_, prepared) = prepare(&location, &flags)?;
-    let loader = Box::new(move || prepare(&location, &flags).map(|(_, prepared)| prepared));
+    let prepared = prepare(&location, &flags, MissingRegistry::Create)?;
+    let loader = Box::new(move || prepare(&location, &flags, MissingRegistry::Refuse));
     run_master(prepared, loader)
 }
 

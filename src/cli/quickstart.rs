@@ -81,6 +81,10 @@ fn once(args: &QuickstartArgs) -> Result<i32, StartError> {
             "--workers",
             &args.workers.to_string(),
         ])
+        // What configures other servers does not concern this one.
+        .env_remove("FEATURE_STORE_YAML_BASE64")
+        .env_remove("FEAST_FS_YAML_FILE_PATH")
+        .env_remove("FEAST_PREFORK_CMD_ARGS")
         .stdin(Stdio::null())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;

@@ -19,6 +19,9 @@ use crate::os::process::Identity;
 /// Name of the variable that holds more arguments.
 pub(super) const CMD_ARGS: &str = "FEAST_PREFORK_CMD_ARGS";
 
+/// Ten years: longer than any timeout needs to be, and short enough to be added to a clock.
+const LONGEST: u64 = 315_360_000;
+
 /// Puts the layers together: what `flags` leave open comes from `words`, then from the file's block.
 pub(super) fn layers(
     flags: &ServeArgs,
@@ -34,6 +37,10 @@ pub(super) fn layers(
         fill(&mut merged, to_map(&layer.serve));
     }
     fill(&mut merged, to_map(&file_layer(store)?));
+    if let Ok(list) = std::env::var("FORWARDED_ALLOW_IPS") {
+        // A default only, as in gunicorn: every layer stands above it.
+        fill(&mut merged, to_map(&ServeArgs { forwarded_allow_ips: Some(list), ..ServeArgs::default() }));
+    }
     serde_json::from_value(Value::Object(merged))
         .map_err(|error| StartError::new(exit::CONFIG, error.to_string()))
 }
@@ -90,6 +97,8 @@ fn file_layer(store: &StoreConfig) -> Result<ServeArgs, StartError> {
             .ok_or_else(|| wrong("unknown setting; see `feast-prefork serve --help`".to_owned()))?;
         let scalar = |value: &Yaml| match value {
             Yaml::Str(text) => Ok(text.clone()),
+            // An octal literal was read as its value; the flag wants octal digits again.
+            Yaml::Int(number) if wanted == "umask" => Ok(format!("{number:o}")),
             Yaml::Int(number) => Ok(number.to_string()),
             Yaml::Float(number) => Ok(number.to_string()),
             other => Err(wrong(format!("expected one value, found {}", other.kind()))),
@@ -117,7 +126,9 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
     let usage = |text: String| StartError::new(exit::USAGE, text);
     refuse_later_work(args)?;
     let limits = Limits::default();
-    let seconds = |value: Option<u64>, default| Duration::from_secs(value.unwrap_or(default));
+    let seconds = |value: Option<u64>, default| Duration::from_secs(value.unwrap_or(default).min(LONGEST));
+    // Zero means no limit where a limit of zero would refuse everybody.
+    let patience = |value: Option<u64>| seconds(value.map(|v| if v == 0 { LONGEST } else { v }), 60);
     let access_log = match args.access_logfile.as_deref() {
         _ if args.no_access_log => Target::Off,
         None | Some("-") => Target::Stdout,
@@ -137,11 +148,15 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
         boot_timeout: seconds(args.boot_timeout, 60),
         graceful_timeout: seconds(args.graceful_timeout, 30),
         registry_ttl: seconds(args.registry_ttl_sec, 60),
-        header_timeout: seconds(args.header_timeout, 60),
-        body_timeout: seconds(args.body_timeout, 60),
+        header_timeout: patience(args.header_timeout),
+        body_timeout: patience(args.body_timeout),
         limits: Limits {
             request_line: args.limit_request_line.unwrap_or(limits.request_line),
-            fields: args.limit_request_fields.unwrap_or(limits.fields).min(head::MAX_FIELDS),
+            fields: match args.limit_request_fields {
+                None => limits.fields,
+                Some(0) => head::MAX_FIELDS,
+                Some(count) => count.min(head::MAX_FIELDS),
+            },
             field_size: match args.limit_request_field_size {
                 None | Some(0) => limits.field_size,
                 Some(size) => size,

@@ -135,6 +135,18 @@ fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
     }
 }
 
+impl Settings {
+    /// How often a worker without work shows that it is alive: each second, and twice per `timeout`.
+    pub fn beat_period(&self) -> Duration {
+        let second = Duration::from_secs(1);
+        if self.timeout.is_zero() {
+            second
+        } else {
+            second.min(self.timeout / 2)
+        }
+    }
+}
+
 /// Everything the server was told, in the units the code works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -132,8 +132,17 @@ enum Kind {
     OneOf(&'static [&'static str]),
 }
 
-/// A key of a block and what it may hold; a nullable key may also be null.
+/// A key of a block and what it may hold.
 type Rule = (&'static str, Kind);
+
+/// Keys that may also be null.
+const NULLABLE: &[&str] = &[
+    "materialization.online_write_batch_size",
+    "feature_server.offline_push_batching_enabled",
+    "feature_server.offline_push_batching_batch_size",
+    "feature_server.offline_push_batching_batch_interval_seconds",
+    "registry.registry_type",
+];
 
 const SQLITE: &[Rule] = &[
     ("type", Kind::Text),
@@ -443,7 +452,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn feature_server(&self) -> Result<bool, ConfigError> {
+    fn feature_server(&mut self) -> Result<bool, ConfigError> {
         let value = match self.tree.get("feature_server") {
             None | Some(Yaml::Null) => return Ok(false),
             Some(value @ Yaml::Map(_)) => value,
@@ -461,6 +470,19 @@ impl Checker<'_> {
                 Some(block @ Yaml::Map(_)) => self.check(&place, block, rules, true)?,
                 Some(other) => return Err(self.mismatch(&place, other, "a block")),
             }
+        }
+        let on = |block: &str| value.get(block).and_then(|b| b.get("enabled")) == Some(&Yaml::Bool(true));
+        for block in ["audit_logging", "feature_logging"] {
+            if on(block) {
+                let place = format!("{}: feature_server.{block}.enabled", self.source);
+                self.warnings.push(format!("{place}: not supported yet, serving without"));
+            }
+        }
+        if mcp {
+            self.warnings.push(format!(
+                "{}: feature_server.type mcp: not supported yet, serving HTTP only",
+                self.source
+            ));
         }
         Ok(value.get("metrics").and_then(|metrics| metrics.get("enabled")) == Some(&Yaml::Bool(true)))
     }
@@ -485,6 +507,7 @@ impl Checker<'_> {
     fn check_value(&self, place: &str, value: &Yaml, kind: Kind) -> Result<(), ConfigError> {
         match (kind, value) {
             (Kind::Any, _) | (Kind::Text, Yaml::Str(_)) | (Kind::Bool, Yaml::Bool(_)) => Ok(()),
+            (_, Yaml::Null) if NULLABLE.contains(&place) => Ok(()),
             (Kind::Int, Yaml::Int(_)) => Ok(()),
             (Kind::PositiveInt, Yaml::Int(1..)) => Ok(()),
             (Kind::PositiveInt, Yaml::Int(_)) => {

@@ -2,6 +2,8 @@
 
 use super::{HttpError, Limits};
 
+/// Most framing beyond 16 bytes a chunk and twice its data.
+const MAX_OVERHEAD: usize = 16 << 10;
 /// Longest line with a chunk size and its extensions.
 const MAX_CHUNK_LINE: usize = 8190;
 
@@ -13,7 +15,8 @@ pub struct Chunks {
     at: usize,
     /// Data bytes seen.
     pub decoded: u64,
-    trailer_bytes: usize,
+    /// Bytes of framing beyond what the data justifies.
+    overhead: usize,
     trailer_fields: usize,
 }
 
@@ -32,7 +35,7 @@ enum State {
 impl Chunks {
     /// Starts at offset `at`.
     pub fn new(at: usize) -> Self {
-        Self { state: State::Size, at, decoded: 0, trailer_bytes: 0, trailer_fields: 0 }
+        Self { state: State::Size, at, decoded: 0, overhead: 0, trailer_fields: 0 }
     }
 
     /// Goes as far as `buffer` allows; `Some(end)` when the body ends before offset `end`.
@@ -44,6 +47,13 @@ impl Chunks {
                         return Ok(None);
                     };
                     let size = chunk_size(line)?;
+                    // Framing may not outweigh the data: tiny chunks with long extensions would fill the memory.
+                    let framing = self.overhead + line.len() + 2;
+                    let allowed = usize::try_from(size).unwrap_or(usize::MAX).saturating_mul(2);
+                    self.overhead = framing.saturating_sub(allowed.saturating_add(16));
+                    if self.overhead > MAX_OVERHEAD {
+                        return Err(HttpError::Invalid);
+                    }
                     self.at += line.len() + 2;
                     self.decoded = self.decoded.checked_add(size).ok_or(HttpError::Invalid)?;
                     if limits.body != 0 && self.decoded > limits.body {
@@ -80,7 +90,6 @@ impl Chunks {
                     }
                     check_trailer(line)?;
                     self.trailer_fields += 1;
-                    self.trailer_bytes += line.len();
                     if self.trailer_fields > limits.fields {
                         return Err(HttpError::FieldsTooLarge);
                     }
@@ -109,7 +118,7 @@ fn line(buffer: &[u8], at: usize, limit: usize, too_long: HttpError) -> Result<O
 fn chunk_size(line: &[u8]) -> Result<u64, HttpError> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, extension) = line.split_at(digits);
-    // Leading zeros are fine; more than 16 significant digits overflow.
+    // Leading zeros are fine; more than 15 significant digits are no size anybody means.
     let significant = size.iter().position(|&byte| byte != b'0').unwrap_or(size.len());
     if size.is_empty() || size.len() - significant > 15 {
         return Err(HttpError::Invalid);

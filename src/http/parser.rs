@@ -117,15 +117,19 @@ impl Parser {
         }
         while let Some(found) = memchr::memchr(b'\n', &buffer[self.scanned..]) {
             let newline = self.scanned + found;
-            if newline == self.line_start || buffer[newline - 1] != b'\r' {
+            let ended = newline > self.line_start && buffer[newline - 1] == b'\r';
+            let length = newline - self.line_start - usize::from(ended);
+            // The length first: cut into pieces, the line would have been too long before its end came.
+            if length > 0 {
+                self.check_line(length, limits)?;
+            }
+            if !ended {
                 return Err(HttpError::Invalid);
             }
-            let length = newline - 1 - self.line_start;
             self.scanned = newline + 1;
             if length == 0 {
                 return Ok(Some(newline + 1));
             }
-            self.check_line(length, limits)?;
             self.lines += 1;
             self.line_start = newline + 1;
         }

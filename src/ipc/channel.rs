@@ -12,6 +12,8 @@ pub enum ToMaster {
     Ready,
     /// Its limit of requests is reached: wants a successor, serves on until then.
     Retiring,
+    /// A handover failed: accepting again, still wants a successor.
+    ServingOn,
 }
 
 /// What the master tells a worker.
@@ -25,6 +27,7 @@ pub enum ToWorker {
 
 const READY: u8 = b'r';
 const RETIRING: u8 = b't';
+const SERVING_ON: u8 = b's';
 const HAND_TO: u8 = b'h';
 const ADOPT: u8 = b'a';
 
@@ -55,6 +58,7 @@ impl Channel {
         let byte = match message {
             ToMaster::Ready => READY,
             ToMaster::Retiring => RETIRING,
+            ToMaster::ServingOn => SERVING_ON,
         };
         fdpass::send(self.0.as_fd(), &[byte], &[])
     }
@@ -75,6 +79,7 @@ impl Channel {
             return Ok(match fdpass::receive(self.0.as_fd(), &mut byte)? {
                 Received::Packet(..) if byte[0] == READY => Incoming::Message(ToMaster::Ready),
                 Received::Packet(..) if byte[0] == RETIRING => Incoming::Message(ToMaster::Retiring),
+                Received::Packet(..) if byte[0] == SERVING_ON => Incoming::Message(ToMaster::ServingOn),
                 Received::Packet(..) => continue,
                 Received::Eof => Incoming::Closed,
                 Received::Empty => Incoming::Empty,

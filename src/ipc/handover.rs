@@ -6,15 +6,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use crate::os::fdpass::{self, Received, MAX_FDS};
 
 /// Most connections in one packet.
 pub const MAX_BATCH: usize = MAX_FDS;
 /// Most unread bytes that travel with a connection; one that has more stays until it is answered.
-pub const MAX_PENDING: usize = 64 << 10;
-/// Payload of one packet. The kernel refuses packets above about 200 KB.
-const MAX_PACKET: usize = 96 << 10;
+pub const MAX_PENDING: usize = 30 << 10;
+/// Largest packet; what a worker reads at once anyway holds it.
+pub const MAX_PACKET: usize = 32 << 10;
 const ACK: &[u8] = b"k";
 
 /// A connection's state besides its socket.
@@ -24,13 +25,17 @@ pub struct Baggage {
     pub continued: bool,
     /// Requests answered on it so far.
     pub requests: u32,
+    /// A request has begun, so that its deadline stands.
+    pub begun: bool,
+    /// Time until its deadline.
+    pub time_left: Duration,
     /// Bytes read and not yet answered.
     pub pending: Vec<u8>,
 }
 
 /// Bytes a connection adds to a packet.
 pub fn weight(baggage: &Baggage) -> usize {
-    9 + baggage.pending.len()
+    13 + baggage.pending.len()
 }
 
 /// How many of `waiting` fit into the next packet; at least one if there is any.
@@ -49,8 +54,10 @@ pub fn batch<'b>(waiting: impl Iterator<Item = &'b Baggage>) -> usize {
 pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<()> {
     let mut packet = Vec::new();
     for (_, baggage) in connections {
-        packet.push(u8::from(baggage.continued));
+        packet.push(u8::from(baggage.continued) | (u8::from(baggage.begun) << 1));
         packet.extend_from_slice(&baggage.requests.to_le_bytes());
+        let left = u32::try_from(baggage.time_left.as_millis()).unwrap_or(u32::MAX);
+        packet.extend_from_slice(&left.to_le_bytes());
         packet.extend_from_slice(&(baggage.pending.len() as u32).to_le_bytes());
         packet.extend_from_slice(&baggage.pending);
     }
@@ -69,32 +76,45 @@ pub enum Arrival {
     Empty,
 }
 
-/// Receives and acknowledges one packet.
-pub fn receive(socket: &OwnedFd) -> io::Result<Arrival> {
-    let mut buffer = vec![0; MAX_PACKET + MAX_PENDING + 64];
-    match fdpass::receive(socket.as_fd(), &mut buffer)? {
+/// Receives and acknowledges one packet; `buffer` holds [`MAX_PACKET`] bytes.
+pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Arrival> {
+    match fdpass::receive(socket.as_fd(), buffer)? {
         Received::Eof => Ok(Arrival::Eof),
         Received::Empty => Ok(Arrival::Empty),
         Received::Packet(length, fds) => {
             let arrived = unpack(&buffer[..length], fds)
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed handover packet"))?;
-            fdpass::send(socket.as_fd(), ACK, &[])?;
-            Ok(Arrival::Connections(arrived))
+            match fdpass::send(socket.as_fd(), ACK, &[]) {
+                // A sender that is gone holds no copy any more: these are ours.
+                Err(error) if !is_gone(&error) => Err(error),
+                _ => Ok(Arrival::Connections(arrived)),
+            }
         }
     }
+}
+
+/// True for an error that says that the other side has gone.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
 }
 
 fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)>> {
     let mut arrived = Vec::with_capacity(fds.len());
     for fd in fds {
-        let (&continued, rest) = packet.split_first()?;
+        let (&flags, rest) = packet.split_first()?;
         let (requests, rest) = rest.split_first_chunk::<4>()?;
+        let (left, rest) = rest.split_first_chunk::<4>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let (pending, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         packet = rest;
         let baggage = Baggage {
-            continued: continued != 0,
+            continued: flags & 1 != 0,
+            begun: flags & 2 != 0,
             requests: u32::from_le_bytes(*requests),
+            time_left: Duration::from_millis(u32::from_le_bytes(*left).into()),
             pending: pending.to_vec(),
         };
         arrived.push((fd, baggage));
@@ -132,11 +152,17 @@ mod tests {
     fn a_packet_arrives_whole_and_is_acknowledged() {
         let (a, b) = fdpass::packet_pair().unwrap();
         let (c, d) = fdpass::packet_pair().unwrap();
-        let first = Baggage { continued: true, requests: 7, pending: b"POST".to_vec() };
+        let first = Baggage {
+            continued: true,
+            requests: 7,
+            begun: true,
+            time_left: Duration::from_millis(1500),
+            pending: b"POST".to_vec(),
+        };
         let second = Baggage::default();
         send(&a, &[(c.as_raw_fd(), &first), (d.as_raw_fd(), &second)]).unwrap();
         assert_eq!(acknowledged(&a), Ack::Empty);
-        let Arrival::Connections(arrived) = receive(&b).unwrap() else { panic!() };
+        let Arrival::Connections(arrived) = receive(&b, &mut [0; 256]).unwrap() else { panic!() };
         assert_eq!(arrived.iter().map(|(_, baggage)| baggage).collect::<Vec<_>>(), [&first, &second]);
         assert_eq!(acknowledged(&a), Ack::Taken);
         drop(b);
@@ -150,6 +176,7 @@ mod tests {
         assert_eq!(batch(std::iter::repeat_n(&small, 100)), MAX_BATCH);
         assert_eq!(batch([&large, &small, &large].into_iter()), 2);
         assert_eq!(batch([&large, &large].into_iter()), 1);
+        assert!(weight(&large) <= MAX_PACKET);
     }
 
     #[test]

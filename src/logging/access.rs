@@ -30,7 +30,7 @@ pub struct Entry<'e> {
     pub status: u16,
     /// Bytes of the answer's body.
     pub length: usize,
-    /// Time since the request was complete.
+    /// Time since the turn of the loop that took the request up, waiting included.
     pub took: Duration,
     /// Raw request head.
     pub head: &'e [u8],

@@ -22,9 +22,10 @@ use crate::ipc::channel::{Incoming, ToMaster};
 use crate::ipc::scoreboard::Scoreboard;
 use crate::net::Listener;
 use crate::os::signals::{Pipe, Signal};
+use crate::worker;
 
 pub(crate) use prepare::version_id;
-pub use prepare::{bind_all, load, Prepared, StartError};
+pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
 use reap::Backoff;
 use recycle_log::RecycleLog;
 use workers::{Duty, WorkerRecord};
@@ -45,6 +46,11 @@ enum Phase {
         until: Instant,
     },
 }
+
+/// What a worker gets beyond its own deadline before it is killed.
+const KILL_MARGIN: Duration = Duration::from_secs(1);
+/// The least time a handover has.
+const MIN_HANDOVER: Duration = Duration::from_secs(2);
 
 /// Loads configuration and registry anew, for a reload.
 pub type Loader = Box<dyn Fn() -> Result<Prepared, StartError>>;
@@ -109,6 +115,7 @@ impl Master {
     pub fn run(mut self) -> i32 {
         log::info!("Listening at: {} ({})", self.addresses(), std::process::id());
         log::info!("Using worker: feast-prefork");
+        worker::warm_up();
         loop {
             self.converge();
             self.wait();
@@ -162,6 +169,7 @@ impl Master {
                 match channel.from_worker() {
                     Ok(Incoming::Message(ToMaster::Ready)) => self.worker_ready(index),
                     Ok(Incoming::Message(ToMaster::Retiring)) => self.worker_retires(index),
+                    Ok(Incoming::Message(ToMaster::ServingOn)) => self.worker_serves_on(index),
                     Ok(Incoming::Empty) => break,
                     // A dying worker hangs up before it can be reaped; polling it until then would spin.
                     Ok(Incoming::Closed) | Err(_) => self.workers[index].channel = None,
@@ -199,9 +207,11 @@ impl Master {
     fn overdue(&mut self) {
         for worker in &mut self.workers {
             match worker.duty {
-                Duty::Stopping { until } if until <= self.now => worker.kill(),
+                // The worker has the same deadline: it leaves by itself if it can.
+                Duty::Stopping { until } if until + KILL_MARGIN <= self.now => worker.kill(),
                 Duty::HandingOver { since, .. }
-                    if self.now.duration_since(since) > self.prepared.settings.graceful_timeout =>
+                    if self.now.duration_since(since)
+                        > self.prepared.settings.graceful_timeout.max(MIN_HANDOVER) =>
                 {
                     // Its clients are too slow for a handover: they get their answers and no more.
                     worker.signal(Signal::SIGTERM);
@@ -242,19 +252,9 @@ impl Master {
                 return;
             }
         };
-        if next.settings.binds != self.prepared.settings.binds
-            || next.settings.reuse_port != self.prepared.settings.reuse_port
-        {
-            match bind_all(&next.settings) {
-                Ok(listeners) => {
-                    self.listeners = listeners;
-                    log::info!("Listening at: {}", self.addresses());
-                }
-                Err(error) => {
-                    log::error!("reload refused, the old settings stay in force: {error}");
-                    return;
-                }
-            }
+        if let Err(error) = self.rebind(&next) {
+            log::error!("reload refused, the old settings stay in force: {error}");
+            return;
         }
         crate::logging::logger::reopen();
         self.target = next.settings.workers;
@@ -267,6 +267,38 @@ impl Master {
                 worker.duty = Duty::AwaitingSuccessor;
             }
         }
+    }
+
+    /// Opens the listeners that are new, keeps those that stay, closes the others. An error changes nothing.
+    fn rebind(&mut self, next: &Prepared) -> Result<(), StartError> {
+        let (old, new) = (&self.prepared.settings, &next.settings);
+        if old.reuse_port != new.reuse_port {
+            return Err(StartError::new(exit::CONFIG, "reuse_port can only be changed by a restart"));
+        }
+        if old.binds == new.binds {
+            return Ok(());
+        }
+        let mut opened = Vec::new();
+        for bind in &new.binds {
+            let kept = old.binds.contains(bind);
+            opened.push(if kept { None } else { Some(prepare::open(bind, new)?) });
+        }
+        let mut kept: Vec<(crate::config::Bind, Listener)> =
+            old.binds.iter().cloned().zip(self.listeners.drain(..)).collect();
+        for (bind, opened) in new.binds.iter().zip(opened) {
+            let listener = opened.or_else(|| {
+                let place = kept.iter().position(|(known, _)| known == bind)?;
+                Some(kept.swap_remove(place).1)
+            });
+            self.listeners.extend(listener);
+        }
+        for (bind, _) in kept {
+            if let crate::config::Bind::Unix(path) = bind {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        log::info!("Listening at: {}", self.addresses());
+        Ok(())
     }
 
     /// What a child takes over from the master: definitions, settings and sockets, as they are now.

@@ -56,16 +56,30 @@ pub struct Prepared {
     pub stamp: Option<Stamp>,
 }
 
+/// What to do when the registry file is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingRegistry {
+    /// Make an empty one, as the reference does at its start.
+    Create,
+    /// An error.
+    Refuse,
+}
+
 /// Loads the registry that `store` names.
-pub fn load(settings: Settings, store: StoreConfig) -> Result<Prepared, StartError> {
+pub fn load(
+    settings: Settings,
+    store: StoreConfig,
+    missing: MissingRegistry,
+) -> Result<Prepared, StartError> {
     let mut rules = store.registry_rules;
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
     let shown = registry.path().display();
-    let created = registry.create_if_missing(&version_id(), now()).map_err(|error| {
-        let hint = "check `registry` in feature_store.yaml, or run `feast apply`";
-        StartError::new(exit::CONFIG, format!("{error}; {hint}"))
-    })?;
+    let created = missing == MissingRegistry::Create
+        && registry.create_if_missing(&version_id(), now()).map_err(|error| {
+            let hint = "check `registry` in feature_store.yaml, or run `feast apply`";
+            StartError::new(exit::CONFIG, format!("{error}; {hint}"))
+        })?;
     if created {
         log::warn!("{shown}: no registry there, created an empty one; run `feast apply` to fill it");
     }
@@ -91,7 +105,8 @@ impl Prepared {
     /// Loads the registry again if its file has changed; a file that cannot be read changes nothing.
     pub fn refresh(&mut self) {
         let found = self.registry.stamp();
-        if found.is_none() || found == self.stamp {
+        // An empty file where there was a registry is one that is being rewritten.
+        if found.is_none_or(|stamp| stamp.is_empty()) || found == self.stamp {
             return;
         }
         match self.registry.load(self.snapshot.generation + 1) {
@@ -124,7 +139,8 @@ pub fn bind_all(settings: &Settings) -> Result<Vec<Listener>, StartError> {
     settings.binds.iter().map(|bind| open(bind, settings)).collect()
 }
 
-fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartError> {
+/// Opens one.
+pub(super) fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartError> {
     let failed =
         |problem: String| StartError::new(exit::CONFIG, format!("Can't connect to {bind}: {problem}"));
     let socket: Socket = match bind {

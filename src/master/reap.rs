@@ -16,6 +16,8 @@ use crate::os::signals::Signal;
 const HEALTHY: Duration = Duration::from_secs(5);
 /// How long a silent worker has between ABRT and KILL.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// Failures this far apart have nothing to do with each other.
+const FORGET: Duration = Duration::from_secs(10);
 /// Longest pause between attempts to start a worker.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,9 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Notes a failure at `now`.
     pub(super) fn failed(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| now > until + FORGET) {
+            self.failures = 0;
+        }
         let pause = match self.failures {
             0 => Duration::ZERO,
             n => MAX_PAUSE.min(Duration::from_millis(100) * 2_u32.saturating_pow(n.min(10) - 1)),

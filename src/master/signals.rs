@@ -50,7 +50,7 @@ impl Master {
             (Signal::SIGTTIN, Phase::Running) => {
                 self.target = (self.target + 1).min(crate::ipc::scoreboard::MAX_WORKERS);
             }
-            (Signal::SIGTTOU, Phase::Running) => self.target = self.target.saturating_sub(1).max(1),
+            (Signal::SIGTTOU, Phase::Running) => self.target -= usize::from(self.target > 1),
             (Signal::SIGUSR1, _) => {
                 crate::logging::logger::reopen();
                 self.workers.iter().for_each(|worker| worker.signal(Signal::SIGUSR1));

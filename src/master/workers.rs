@@ -9,6 +9,8 @@ use nix::unistd::Pid;
 use super::{Master, Phase};
 use crate::exit;
 use crate::ipc::channel::{Channel, ToWorker};
+use crate::ipc::scoreboard::SlotState;
+use crate::net::Listener;
 use crate::os::fdpass;
 use crate::os::fork::{exit_now, fork_blocked, unblock_signals, Side};
 use crate::os::signals::{Pipe, Signal};
@@ -40,6 +42,8 @@ pub(super) enum Duty {
 pub(super) struct WorkerRecord {
     pub(super) pid: Pid,
     pub(super) slot: usize,
+    /// The reload it was born after.
+    pub(super) generation: u64,
     /// Spawn order: the oldest go first.
     pub(super) age: u64,
     /// `None` once it has hung up.
@@ -78,12 +82,24 @@ impl Master {
         if self.phase != Phase::Running {
             return;
         }
+        self.notice_leavers();
         self.replace_waiting();
         let mut missing = self.target.saturating_sub(self.serving());
         while missing > 0 && self.backoff.allows(self.now) && self.spawn(None) {
             missing -= 1;
         }
         self.retire_surplus();
+    }
+
+    /// A worker that somebody else has told to stop serves no more.
+    fn notice_leavers(&mut self) {
+        let until = self.now + self.prepared.settings.graceful_timeout;
+        for worker in &mut self.workers {
+            let drains = self.board.slot(worker.slot).state() == SlotState::Draining;
+            if drains && worker.duty == Duty::Serving && worker.ready_since.is_some() {
+                worker.duty = Duty::Stopping { until };
+            }
+        }
     }
 
     /// Workers that serve or are about to, each place counted once.
@@ -104,8 +120,9 @@ impl Master {
             .collect();
         let mut surplus = self.serving().saturating_sub(self.target);
         for pid in waiting {
-            let leaving = self.workers.iter().filter(|w| !w.serves()).count();
-            if leaving >= self.target.max(1) || !self.backoff.allows(self.now) {
+            // Those on their way out and those on their way in: at most as many as workers.
+            let moving = self.workers.iter().filter(|w| !w.serves() || w.predecessor.is_some()).count();
+            if moving >= self.target.max(1) || !self.backoff.allows(self.now) {
                 return;
             }
             // After a reload to fewer workers not everybody is replaced.
@@ -141,6 +158,11 @@ impl Master {
         }
     }
 
+    /// Workers of an earlier configuration are left.
+    fn is_reloading(&self) -> bool {
+        self.workers.iter().any(|worker| worker.generation < self.generation)
+    }
+
     /// Connects two workers so that one can send its connections to the other.
     fn hand_over(&mut self, from: Pid, to: Pid) {
         let connected = || -> std::io::Result<()> {
@@ -169,7 +191,19 @@ impl Master {
         worker.ready_since = Some(self.now);
         let pid = worker.pid;
         if let Some(predecessor) = worker.predecessor.take() {
-            self.hand_over(predecessor, pid);
+            // A predecessor that was told to stop meanwhile keeps its deadline.
+            let serves = self.workers.iter().any(|w| w.pid == predecessor && w.serves());
+            if serves && self.phase == Phase::Running {
+                self.hand_over(predecessor, pid);
+            }
+        }
+    }
+
+    /// A worker could not hand over: the one that was to take its connections is gone.
+    pub(super) fn worker_serves_on(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        if matches!(worker.duty, Duty::HandingOver { .. }) {
+            worker.duty = Duty::AwaitingSuccessor;
         }
     }
 
@@ -191,13 +225,14 @@ impl Master {
         let seed = fastrand::u64(..);
         let jitter = fastrand::u64(0..=settings.max_requests_jitter);
         let limit = (settings.max_requests > 0).then(|| settings.max_requests.saturating_add(jitter));
-        let quiet = predecessor.is_some() && !self.recycles.speak(self.now);
+        let recycled = predecessor.is_some() && !self.is_reloading();
+        let quiet = recycled && !self.recycles.speak(self.now);
         let forked = Channel::pair().and_then(|ends| Ok((ends, fork_blocked()?)));
         let ((ours, theirs), side) = match forked {
             Ok(forked) => forked,
             Err(error) => {
                 log::error!("cannot fork a worker: {error}");
-                self.board.slot(slot).set_state(crate::ipc::scoreboard::SlotState::Free);
+                self.board.slot(slot).set_state(SlotState::Free);
                 self.backoff.failed(self.now);
                 return false;
             }
@@ -213,6 +248,7 @@ impl Master {
                     pid,
                     slot,
                     age: self.next_age,
+                    generation: self.generation,
                     channel: Some(ours),
                     ready_since: None,
                     duty: Duty::Serving,
@@ -239,14 +275,14 @@ impl Master {
         self.workers.clear();
         fastrand::seed(seed);
         crate::os::process::set_name("feast-worker");
-        let identity = &self.prepared.settings.identity;
-        let signals = identity.assume().and_then(|()| {
+        let prepared = self.listeners_of_worker().and_then(|listeners| {
+            self.prepared.settings.identity.assume()?;
             let signals = Pipe::replace()?;
             unblock_signals()?;
-            Ok(signals)
+            Ok((listeners, signals))
         });
-        let signals = match signals {
-            Ok(signals) => signals,
+        let (listeners, signals) = match prepared {
+            Ok(prepared) => prepared,
             Err(error) => {
                 log::error!("Exception in worker process: {error}");
                 exit_now(exit::BOOT_FAILED);
@@ -259,7 +295,7 @@ impl Master {
             registry: &self.prepared.registry,
             snapshot,
             stamp: self.prepared.stamp,
-            listeners: std::mem::take(&mut self.listeners),
+            listeners,
             board: &self.board,
             slot,
             channel,
@@ -269,5 +305,16 @@ impl Master {
         };
         let code = catch_unwind(AssertUnwindSafe(|| worker::run(boot))).unwrap_or(exit::CRASHED);
         exit_now(code)
+    }
+
+    /// The sockets a worker accepts on. With `reuse_port` it opens its own while it still has the rights of the
+    /// master: the kernel lets only one user share a port.
+    fn listeners_of_worker(&mut self) -> std::io::Result<Vec<Listener>> {
+        let shared = std::mem::take(&mut self.listeners);
+        if !self.prepared.settings.reuse_port {
+            return Ok(shared);
+        }
+        let backlog = self.prepared.settings.backlog;
+        shared.iter().map(|listener| listener.sibling(backlog)).collect()
     }
 }

@@ -1,14 +1,10 @@
 //! Datagrams with descriptors between related processes (`SCM_RIGHTS` over a `SOCK_SEQPACKET` pair).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    recvmsg, sendmsg, socketpair, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag,
-    SockType,
-};
+use nix::sys::socket::{sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType};
 
 /// Most descriptors one datagram may carry here. The kernel's limit is 253; smaller batches keep the
 /// receiver's control buffer small, and a short buffer would lose descriptors.
@@ -58,38 +54,69 @@ pub enum Received {
 }
 
 /// Receives one packet into `buffer`. A packet longer than `buffer`, or descriptors cut off because this
-/// process has no free descriptor, is an error of kind `InvalidData`.
+/// process has no free descriptor, is an error of kind `InvalidData`; what did arrive is closed then.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut space = cmsg_space!([RawFd; MAX_FDS]);
-    let (bytes, flags, fds) = loop {
-        let mut slices = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Ok(message) => {
-                let mut fds = Vec::new();
-                if let Ok(control) = message.cmsgs() {
-                    for part in control {
-                        if let ControlMessageOwned::ScmRights(raw) = part {
-                            // SAFETY: the kernel has just installed these descriptors for us alone.
-                            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                        }
-                    }
-                }
-                break (message.bytes, message.flags, fds);
-            }
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Ok(Received::Empty),
-            Err(Errno::ECONNRESET) => return Ok(Received::Eof),
-            Err(errno) => return Err(errno.into()),
+    // Aligned as a control message must be.
+    let mut space = [0_u64; (CONTROL_BYTES).div_ceil(8)];
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&space) as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let bytes = loop {
+        // SAFETY: `message` points to `slice`, `buffer` and `space`, which live until the end of this function.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        if received >= 0 {
+            break received as usize;
+        }
+        match Errno::last() {
+            // A peer that died with packets unread is reported once, before what it had sent.
+            Errno::EINTR | Errno::ECONNRESET => {}
+            Errno::EAGAIN => return Ok(Received::Empty),
+            errno => return Err(errno.into()),
         }
     };
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    let fds = descriptors(&message);
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "packet or descriptors were cut off"));
     }
     if bytes == 0 && fds.is_empty() {
         return Ok(Received::Eof);
     }
     Ok(Received::Packet(bytes, fds))
+}
+
+/// Room for the largest control message: its header and [`MAX_FDS`] descriptors.
+const CONTROL_BYTES: usize = 64 + MAX_FDS * size_of::<RawFd>();
+
+/// Takes the descriptors out of a received message, also out of one that was cut off.
+fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: `message` was filled by recvmsg, and its control buffer is still alive.
+    let mut part = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !part.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return aligned pointers to whole headers.
+        let header = unsafe { *part };
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN only computes.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let length = (header.cmsg_len as usize).saturating_sub(head);
+            // SAFETY: the header is at `part`, its data follows.
+            let data = unsafe { libc::CMSG_DATA(part) };
+            // SAFETY: the kernel wrote `length` bytes there.
+            let bytes = unsafe { std::slice::from_raw_parts(data, length) };
+            for raw in bytes.as_chunks::<{ size_of::<RawFd>() }>().0 {
+                // SAFETY: the kernel has just installed this descriptor for us alone.
+                fds.push(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*raw)) });
+            }
+        }
+        // SAFETY: as above; the macro checks the bounds of the control buffer.
+        part = unsafe { libc::CMSG_NXTHDR(message, part) };
+    }
+    fds
 }
 
 #[cfg(test)]

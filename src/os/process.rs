@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::stat::{umask, Mode};
 use nix::time::{clock_gettime, ClockId};
-use nix::unistd::{getegid, geteuid, initgroups, setgid, setuid, Gid, Group, Uid, User};
+use nix::unistd::{getegid, geteuid, initgroups, setgid, setgroups, setuid, Gid, Group, Uid, User};
 
 /// Time since an arbitrary fixed point, the same for all processes of the machine and never set back.
 pub fn monotonic() -> Duration {
@@ -71,6 +71,10 @@ impl Identity {
                 let name = std::ffi::CString::new(user.as_str()).map_err(io::Error::other)?;
                 initgroups(&name, gid)?;
             }
+        }
+        // Whoever has no name to look groups up by keeps none of the master's.
+        if self.user.is_none() && (self.uid.is_some() || self.gid.is_some()) && geteuid().is_root() {
+            setgroups(self.gid.as_slice())?;
         }
         if let Some(gid) = self.gid.filter(|&gid| gid != getegid()) {
             setgid(gid)?;

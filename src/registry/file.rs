@@ -20,6 +20,13 @@ pub struct Stamp {
     inode: u64,
 }
 
+impl Stamp {
+    /// True for a file of zero bytes.
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+}
+
 /// A file registry and how to read it.
 #[derive(Debug, Clone)]
 pub struct RegistryFile {

@@ -14,8 +14,8 @@ use mio::{Poll, Token};
 use super::LISTENERS;
 use crate::config::Settings;
 use crate::ipc::scoreboard::Scoreboard;
-use crate::net::{Listener, Stream};
-use crate::os::{epoll, sockets};
+use crate::net::{Listener, ListenerName, Stream};
+use crate::os::epoll;
 
 /// Accepted connections after which a worker moves to the end of the queue.
 const REQUEUE_EVERY: u32 = 16;
@@ -40,6 +40,9 @@ pub(super) struct Acceptor {
     /// Sockets of the master, or with `reuse_port` this worker's own.
     listeners: Vec<Listener>,
     owns_sockets: bool,
+    backlog: i32,
+    /// Own sockets that were closed, to open them again.
+    closed: Vec<ListenerName>,
     most: usize,
     state: State,
     since_requeue: u32,
@@ -48,11 +51,12 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Starts accepting.
-    pub(super) fn new(shared: Vec<Listener>, settings: &Settings, poll: &Poll) -> io::Result<Self> {
-        let listeners = if settings.reuse_port { own_sockets(&shared, settings)? } else { shared };
+    pub(super) fn new(listeners: Vec<Listener>, settings: &Settings, poll: &Poll) -> io::Result<Self> {
         let mut acceptor = Self {
             listeners,
             owns_sockets: settings.reuse_port,
+            backlog: settings.backlog,
+            closed: Vec::new(),
             most: settings.worker_connections.unwrap_or(usize::MAX),
             state: State::Stopped,
             since_requeue: 0,
@@ -64,10 +68,23 @@ impl Acceptor {
 
     fn arm(&mut self, poll: &Poll) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
-            epoll::add_exclusive(poll, listener.as_fd(), Token(LISTENERS + index))?;
+            if let Err(error) = epoll::add_exclusive(poll, listener.as_fd(), Token(LISTENERS + index)) {
+                for added in &self.listeners[..index] {
+                    let _ = epoll::remove(poll, added.as_fd());
+                }
+                return Err(error);
+            }
         }
         self.state = State::Armed;
         Ok(())
+    }
+
+    /// Arms, or tries again soon.
+    fn arm_or_retry(&mut self, poll: &Poll, now: Instant) {
+        if let Err(error) = self.arm(poll) {
+            log::error!("cannot listen, trying again: {error}");
+            self.state = State::Paused(now + FULL_PAUSE);
+        }
     }
 
     fn disarm(&mut self, poll: &Poll, state: State) {
@@ -127,16 +144,14 @@ impl Acceptor {
         if self.since_requeue >= REQUEUE_EVERY {
             self.since_requeue = 0;
             self.disarm(poll, State::Stopped);
-            let _ = self.arm(poll);
+            self.arm_or_retry(poll, now);
         }
     }
 
     /// Goes on after a pause that is over.
     pub(super) fn rearm(&mut self, poll: &Poll, now: Instant) {
         if matches!(self.state, State::Paused(until) if until <= now) {
-            if let Err(error) = self.arm(poll) {
-                log::error!("cannot listen again: {error}");
-            }
+            self.arm_or_retry(poll, now);
         }
     }
 
@@ -150,15 +165,19 @@ impl Acceptor {
     }
 
     /// A connection was closed; `open` remain.
-    pub(super) fn closed_one(&mut self, open: usize, poll: &Poll) {
+    pub(super) fn closed_one(&mut self, open: usize, poll: &Poll, now: Instant) {
         if self.state == State::Full && open < self.most {
-            let _ = self.arm(poll);
+            self.arm_or_retry(poll, now);
         }
     }
 
-    /// Stops accepting; the sockets stay open, for [`resume`](Self::resume).
+    /// Stops accepting, for as long as another worker may take over. A socket of its own is closed: what the
+    /// kernel would still queue there would be lost.
     pub(super) fn stop(&mut self, poll: &Poll) {
         self.disarm(poll, State::Stopped);
+        if self.owns_sockets {
+            self.closed = self.listeners.drain(..).map(|listener| listener.name().clone()).collect();
+        }
     }
 
     /// Stops for good: clients are refused once every process has closed its copy.
@@ -168,15 +187,20 @@ impl Acceptor {
     }
 
     /// Accepts again after [`stop`](Self::stop): there is no successor after all.
-    pub(super) fn resume(&mut self, poll: &Poll) {
-        if self.state == State::Stopped {
-            if let Err(error) = self.arm(poll) {
-                log::error!("cannot listen again: {error}");
+    pub(super) fn resume(&mut self, poll: &Poll, now: Instant) {
+        if self.state != State::Stopped {
+            return;
+        }
+        for name in std::mem::take(&mut self.closed) {
+            match name.open_sibling(self.backlog) {
+                Ok(listener) => self.listeners.push(listener),
+                Err(error) => log::error!("cannot listen again at {name}: {error}"),
             }
         }
+        self.arm_or_retry(poll, now);
     }
 
-    /// True when this worker's sockets are its own, so that what waits in them is lost when it exits.
+    /// True when this worker's sockets are its own, so that what waits in them is lost when they close.
     pub(super) fn owns_sockets(&self) -> bool {
         self.owns_sockets
     }
@@ -191,14 +215,4 @@ impl Acceptor {
         }
         taken
     }
-}
-
-fn own_sockets(shared: &[Listener], settings: &Settings) -> io::Result<Vec<Listener>> {
-    let mut own = Vec::new();
-    for listener in shared {
-        if let crate::net::ListenerName::Tcp(address) = listener.name() {
-            own.push(Listener::new(sockets::listen_tcp(*address, settings.backlog, true)?)?);
-        }
-    }
-    Ok(own)
 }

@@ -104,6 +104,8 @@ pub(super) struct Conn {
     retry: Option<Retry>,
     /// The request being read has begun; its deadline stands.
     begun: bool,
+    /// It waits for the next turn.
+    pub(super) posted: bool,
 }
 
 impl Conn {
@@ -126,22 +128,25 @@ impl Conn {
             requests: 0,
             retry: None,
             begun: false,
+            posted: false,
         }
     }
 
     /// A connection that another worker handed over.
-    pub(super) fn adopted(stream: Stream, baggage: Baggage, deadline: Instant) -> Self {
+    pub(super) fn adopted(stream: Stream, baggage: Baggage, now: Instant) -> Self {
         let peer = stream.peer();
         Self {
+            begun: baggage.begun,
             unparsed: !baggage.pending.is_empty(),
             input: baggage.pending,
             continued: baggage.continued,
             requests: baggage.requests,
-            ..Self::new(stream, peer, deadline)
+            ..Self::new(stream, peer, now + baggage.time_left)
         }
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.watches_write = false;
         self.stream.register(registry, token, Interest::READABLE)
     }
 
@@ -167,8 +172,10 @@ impl Conn {
     }
 
     /// What travels with it. It keeps nothing that matters.
-    pub(super) fn baggage(&mut self) -> Baggage {
+    pub(super) fn baggage(&mut self, now: Instant) -> Baggage {
         Baggage {
+            begun: self.begun,
+            time_left: self.deadline.saturating_duration_since(now),
             continued: self.continued,
             requests: self.requests,
             pending: std::mem::take(&mut self.input),
@@ -194,6 +201,11 @@ impl Conn {
 
     /// Acts on a deadline: true when something is left to write, false when it is to be closed.
     pub(super) fn time_out(&mut self, service: &mut Service, clock: &Clock) -> bool {
+        if self.state == State::Parked {
+            // The service has its own patience with what the request waits for.
+            self.deadline = clock.now + WRITE_TIMEOUT;
+            return true;
+        }
         let late = self.state == State::Reading && (self.begun || !self.input.is_empty());
         if late {
             self.refuse(HttpError::Timeout, service, clock);
@@ -310,6 +322,8 @@ impl Conn {
             self.continued = false;
             self.begun = false;
             self.requests = self.requests.saturating_add(1);
+            // A client that keeps the server busy is not idle, and not late with anything.
+            self.deadline = turn.clock.now + WRITE_TIMEOUT;
             let (head, body) = turn.service.reply();
             self.send(&[head, body], close, turn.clock);
         }

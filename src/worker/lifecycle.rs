@@ -49,6 +49,11 @@ impl Life {
         self.phase == Phase::HandingOver
     }
 
+    /// A handover may begin.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Retiring)
+    }
+
     /// When the phase ends by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -66,6 +71,10 @@ impl Worker<'_> {
                 Ok(Incoming::Message(ToWorker::HandTo(socket))) => self.start_handover(socket),
                 Ok(Incoming::Message(ToWorker::Adopt(socket))) => self.expect_connections(socket),
                 Ok(Incoming::Empty) => return,
+                // A descriptor could not be taken; the master will see that nothing came of it.
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    log::error!("a message of the master was cut off: {error}");
+                }
                 Ok(Incoming::Closed) | Err(_) => {
                     if !matches!(self.life.phase, Phase::Draining { .. } | Phase::Over) {
                         log::info!("Parent changed, shutting down: <Worker {}>", std::process::id());
@@ -122,7 +131,8 @@ impl Worker<'_> {
 
     /// The successor is gone: serve on.
     pub(super) fn serve_on(&mut self) {
-        self.acceptor.resume(&self.poll);
+        self.acceptor.resume(&self.poll, self.clock.now);
+        let _ = self.channel.tell_master(ToMaster::ServingOn);
         self.slot.set_state(SlotState::Retiring);
         self.life.phase = Phase::Retiring;
     }
@@ -146,9 +156,7 @@ impl Worker<'_> {
             Phase::Retiring => None,
             Phase::HandingOver => {
                 self.continue_handover();
-                let handed_over = self.conns.is_empty()
-                    && self.inheritances.is_empty()
-                    && self.outgoing.as_ref().is_some_and(super::Outgoing::is_done);
+                let handed_over = self.has_nothing_left() && self.outgoing.is_some();
                 handed_over.then(|| self.leave())
             }
             Phase::Draining { idle_until, until } => self.drain_step(idle_until, until),
@@ -163,8 +171,14 @@ impl Worker<'_> {
             idle.into_iter().for_each(|index| self.close(index));
             self.life.phase = Phase::Draining { idle_until: until, until };
         }
-        let over = self.conns.is_empty() && self.inheritances.is_empty();
-        (over || self.clock.now >= until).then(|| self.leave())
+        self.continue_handover();
+        (self.has_nothing_left() || self.clock.now >= until).then(|| self.leave())
+    }
+
+    /// No connection here, on its way here, or on its way elsewhere.
+    fn has_nothing_left(&self) -> bool {
+        let sent = self.outgoing.as_ref().is_none_or(super::Outgoing::is_done);
+        sent && self.conns.is_empty() && self.inheritances.is_empty()
     }
 
     fn leave(&mut self) -> i32 {

@@ -1,6 +1,6 @@
 //! Is the registry file newer than what is served? Looking at it, and loading it without stopping the loop.
 
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,14 @@ pub(super) enum Loaded {
     Fresh,
     /// The file cannot be used; the old content stays in force.
     Failed,
+}
+
+struct WakeOnDrop(Arc<Waker>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.wake();
+    }
 }
 
 type LoadResult = Result<(Snapshot, Option<Stamp>), RegistryError>;
@@ -68,7 +76,8 @@ impl Watch {
             return true;
         }
         match self.file.stamp() {
-            Some(stamp) if Some(stamp) != self.stamp => self.start(),
+            // An empty file where there was a registry is one that is being rewritten.
+            Some(stamp) if Some(stamp) != self.stamp && !stamp.is_empty() => self.start(),
             _ => false,
         }
     }
@@ -79,8 +88,10 @@ impl Watch {
         let (file, waker) = (self.file.clone(), self.waker.clone());
         let generation = self.snapshot.generation + 1;
         let started = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
+            // Wakes the loop however this ends; the sender is gone by then.
+            let _wake = WakeOnDrop(waker);
+            let sender = sender;
             let _ = sender.send(file.load(generation));
-            let _ = waker.wake();
         });
         match started {
             Ok(_) => {
@@ -96,7 +107,15 @@ impl Watch {
 
     /// Takes what the thread has loaded.
     pub(super) fn finish(&mut self) -> Option<Loaded> {
-        let result = self.loading.as_ref()?.try_recv().ok()?;
+        let result = match self.loading.as_ref()?.try_recv() {
+            Ok(result) => result,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                self.loading = None;
+                log::error!("loading the registry broke down; serving the registry loaded before");
+                return Some(Loaded::Failed);
+            }
+        };
         self.loading = None;
         match result {
             Ok((snapshot, stamp)) => {

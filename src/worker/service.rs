@@ -253,7 +253,7 @@ impl Service {
             version: if head.version == Version::Http10 { "1.0" } else { "1.1" },
             status: self.answer.status,
             length: self.reply().1.len(),
-            took: clock.now.elapsed(),
+            took: incoming.retry.map_or(clock.now, |retry| retry.since).elapsed(),
             head: &bytes[head.start..head.end],
             response_head: &self.head,
         });
@@ -284,6 +284,11 @@ impl Service {
             self.next_retry.get_or_insert(now + STORE_RETRY);
         }
         self.parked.push(Parked { index, step: self.last_step, since });
+    }
+
+    /// Forgets a connection that is gone.
+    pub(super) fn forget(&mut self, index: usize) {
+        self.parked.retain(|parked| parked.index != index);
     }
 
     /// The loading thread has something: the loop takes it at the end of the turn's events.

@@ -5,7 +5,6 @@
 //! dies.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -16,18 +15,26 @@ use super::{Worker, INHERITANCES, OUTGOING};
 use crate::ipc::handover::{self, Ack, Arrival, Baggage};
 use crate::net::Stream;
 
+/// Connections that travel together.
+type Packet = Vec<(Conn, Baggage)>;
+
+/// Most packets under way: their acknowledgements fit into the socket's queue.
+const MAX_UNDER_WAY: usize = 64;
+
 /// The way to the worker that takes over.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     socket: OwnedFd,
+    /// A packet that the other worker's queue had no room for. Its connections are out of the poll.
+    unsent: Option<Packet>,
     /// Packets that were sent and not acknowledged.
-    unacknowledged: VecDeque<Vec<(Conn, Baggage)>>,
+    unacknowledged: VecDeque<Packet>,
 }
 
 impl Outgoing {
     /// True when nothing is on its way.
     pub(super) fn is_done(&self) -> bool {
-        self.unacknowledged.is_empty()
+        self.unsent.is_none() && self.unacknowledged.is_empty()
     }
 }
 
@@ -40,28 +47,31 @@ pub(super) struct Inheritance {
 impl Worker<'_> {
     /// Begins to send everything to the worker at the other end of `socket`.
     pub(super) fn start_handover(&mut self, socket: OwnedFd) {
-        if self.life.announces_close() || self.watch_packets(socket.as_raw_fd(), OUTGOING).is_err() {
+        if !self.life.serves() || self.watch_packets(socket.as_raw_fd(), OUTGOING).is_err() {
             return;
         }
-        self.outgoing = Some(Outgoing { socket, unacknowledged: VecDeque::new() });
+        self.outgoing = Some(Outgoing { socket, unsent: None, unacknowledged: VecDeque::new() });
         self.begin_handing_over();
     }
 
-    /// Sends what can be sent now; the rest goes after its answer.
+    /// Takes acknowledgements, and sends what can be sent now; the rest goes after its answer.
     pub(super) fn continue_handover(&mut self) {
-        if !self.life.is_handing_over() {
-            return;
-        }
-        let Some(outgoing) = &mut self.outgoing else { return };
         loop {
-            match handover::acknowledged(&outgoing.socket) {
-                Ack::Taken => drop(outgoing.unacknowledged.pop_front()),
-                Ack::Empty => break,
-                Ack::Gone => return self.take_everything_back(),
+            let Some(outgoing) = &mut self.outgoing else { return };
+            loop {
+                match handover::acknowledged(&outgoing.socket) {
+                    Ack::Taken => drop(outgoing.unacknowledged.pop_front()),
+                    Ack::Empty => break,
+                    Ack::Gone => return self.take_everything_back(),
+                }
             }
-        }
-        loop {
-            let mut packet = self.next_packet();
+            if outgoing.unacknowledged.len() >= MAX_UNDER_WAY {
+                return;
+            }
+            let mut packet = outgoing.unsent.take().unwrap_or_default();
+            if packet.is_empty() && self.life.is_handing_over() {
+                packet = self.next_packet();
+            }
             if packet.is_empty() {
                 return;
             }
@@ -70,13 +80,11 @@ impl Worker<'_> {
             match handover::send(&outgoing.socket, &list) {
                 Ok(()) => outgoing.unacknowledged.push_back(packet),
                 Err(error) => {
-                    for (conn, baggage) in packet.drain(..) {
-                        self.return_connection(conn, baggage);
+                    outgoing.unsent = Some(packet);
+                    // Gone: first what it has acknowledged, then its end. Full: an event tells when not.
+                    if !handover::is_gone(&error) {
+                        return;
                     }
-                    if error.kind() != ErrorKind::WouldBlock {
-                        self.take_everything_back();
-                    }
-                    return;
                 }
             }
         }
@@ -84,9 +92,10 @@ impl Worker<'_> {
 
     /// Takes the next connections that are free to go out of the poll.
     fn next_packet(&mut self) -> Vec<(Conn, Baggage)> {
+        let now = self.clock.now;
         let mut chosen: Vec<(usize, Baggage)> = Vec::new();
         for (index, conn) in self.conns.iter_mut().filter(|(_, conn)| conn.is_portable()) {
-            chosen.push((index, conn.baggage()));
+            chosen.push((index, conn.baggage(now)));
             if chosen.len() == handover::MAX_BATCH {
                 break;
             }
@@ -111,7 +120,7 @@ impl Worker<'_> {
     fn return_connection(&mut self, mut conn: Conn, baggage: Baggage) {
         conn.take_back(baggage);
         if let Some(index) = self.add(conn) {
-            self.posted.push(index);
+            self.post(index);
         }
     }
 
@@ -119,10 +128,12 @@ impl Worker<'_> {
     fn take_everything_back(&mut self) {
         let Some(outgoing) = self.outgoing.take() else { return };
         let _ = self.poll.registry().deregister(&mut SourceFd(&outgoing.socket.as_raw_fd()));
-        for (conn, baggage) in outgoing.unacknowledged.into_iter().flatten() {
+        for (conn, baggage) in outgoing.unacknowledged.into_iter().chain(outgoing.unsent).flatten() {
             self.return_connection(conn, baggage);
         }
-        self.serve_on();
+        if self.life.is_handing_over() {
+            self.serve_on();
+        }
     }
 
     /// Begins to take connections over from the worker at the other end of `socket`.
@@ -141,7 +152,7 @@ impl Worker<'_> {
     pub(super) fn adopt(&mut self, index: usize) {
         loop {
             let Some(inheritance) = self.inheritances.get(index) else { return };
-            match handover::receive(&inheritance.socket) {
+            match handover::receive(&inheritance.socket, &mut self.scratch) {
                 Ok(Arrival::Connections(arrived)) => {
                     for (fd, baggage) in arrived {
                         self.adopt_one(fd, baggage);
@@ -161,11 +172,10 @@ impl Worker<'_> {
     }
 
     fn adopt_one(&mut self, fd: OwnedFd, baggage: Baggage) {
-        let deadline = self.clock.now + self.settings.keep_alive;
         let has_bytes = !baggage.pending.is_empty();
         match Stream::from_fd(fd) {
             Ok(stream) => {
-                let index = self.add(Conn::adopted(stream, baggage, deadline));
+                let index = self.add(Conn::adopted(stream, baggage, self.clock.now));
                 self.balance();
                 if let Some(index) = index.filter(|_| has_bytes) {
                     self.drive(index);

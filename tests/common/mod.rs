@@ -286,7 +286,11 @@ impl Client {
 
     /// True when the server has closed the connection and nothing more came.
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.receive("GET"), Ok(None) | Err(_))
+        match self.receive("GET") {
+            Ok(None) => true,
+            Ok(Some(_)) => false,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 }
 
