@@ -187,6 +187,10 @@ fn report(worker: &WorkerRecord, end: End) {
         End::Signal(Signal::SIGKILL) => {
             log::error!("Worker (pid:{pid}) was sent SIGKILL! Perhaps out of memory?");
         }
+        End::Signal(Signal::SIGBUS) => log::warn!(
+            "Worker (pid:{pid}) was sent SIGBUS! A mapped file was truncated: replace the online store by rename, \
+             never in place."
+        ),
         End::Signal(Signal::SIGTERM) => log::info!("Worker (pid:{pid}) was sent SIGTERM!"),
         End::Signal(signal) => log::warn!("Worker (pid:{pid}) was sent {signal}!"),
     }

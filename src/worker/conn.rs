@@ -100,6 +100,8 @@ pub(super) struct Conn {
     linger: bool,
     /// `100 Continue` was sent for the request being read.
     continued: bool,
+    /// The request being read counts towards the worker's limit already.
+    counted: bool,
     requests: u32,
     retry: Option<Retry>,
     /// The request being read has begun; its deadline stands.
@@ -125,6 +127,7 @@ impl Conn {
             watches_write: false,
             linger: false,
             continued: false,
+            counted: false,
             requests: 0,
             retry: None,
             begun: false,
@@ -288,7 +291,11 @@ impl Conn {
                 self.unparsed = !rest.is_empty();
                 return used;
             }
-            match self.parser.advance(rest, &turn.settings.limits) {
+            let parsed = self.parser.advance(rest, &turn.settings.limits);
+            if self.parser.in_body() && !std::mem::replace(&mut self.counted, true) {
+                turn.service.requests += 1;
+            }
+            match parsed {
                 Ok(Parsed::Need) => return used,
                 Ok(Parsed::NeedContinue) => {
                     if !std::mem::replace(&mut self.continued, true) {
@@ -320,6 +327,7 @@ impl Conn {
             let close = turn.closing || !head.keep_alive;
             self.parser = Parser::new();
             self.continued = false;
+            self.counted = false;
             self.begun = false;
             self.requests = self.requests.saturating_add(1);
             // A client that keeps the server busy is not idle, and not late with anything.

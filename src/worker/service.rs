@@ -56,7 +56,7 @@ struct Parked {
 
 /// See the module.
 pub(super) struct Service {
-    /// Requests taken on by this process.
+    /// Requests whose head this process has parsed; connections count them.
     pub(super) requests: u64,
     /// An operation has panicked: this process should be replaced.
     pub(super) panicked: bool,
@@ -116,9 +116,6 @@ impl Service {
 
     /// Answers a request into [`reply`](Self::reply), or says what it waits for.
     pub(super) fn answer(&mut self, incoming: &Incoming<'_>, clock: &Clock) -> Step {
-        if incoming.retry.is_none() {
-            self.requests += 1;
-        }
         let step = catch_unwind(AssertUnwindSafe(|| self.route(incoming, clock))).unwrap_or_else(|_| {
             self.panicked = true;
             self.plans = PlanCache::default();
