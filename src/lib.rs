@@ -5,8 +5,8 @@
 //!
 //! | modules | question |
 //! |---|---|
-//! | [`text`], [`os`] | How does Python print this? What does the kernel need? |
-//! | [`http`], [`registry`], [`logging`], [`config`], [`ipc`] | How do bytes become a request, a definition, a line, a setting? |
+//! | [`text`], [`os`], [`exit`] | How does Python print this? What does the kernel need? |
+//! | [`net`], [`http`], [`registry`], [`logging`], [`config`], [`ipc`], [`metrics`] | How do bytes become a connection, a request, a definition, a line, a setting, a number? |
 //! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
 //! | [`online`] | Where do the bytes come from? |
 //! | [`api`] | What does each route do, step by step? |
@@ -23,6 +23,7 @@ pub mod http;
 pub mod ipc;
 pub mod logging;
 pub mod master;
+pub mod metrics;
 pub mod net;
 pub mod online;
 pub mod os;

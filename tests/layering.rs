@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The table of `src/lib.rs` and `docs/architecture.md`, lowest first.
 const LAYERS: &[&[&str]] = &[
     &["text", "os", "exit"],
-    &["net", "http", "registry", "logging", "config", "ipc"],
+    &["net", "http", "registry", "logging", "config", "ipc", "metrics"],
     &["feature"],
     &["online"],
     &["api"],

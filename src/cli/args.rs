@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 /// Serve the features of a Feast repository: a drop-in for `feast serve`, with gunicorn's process model.
@@ -42,8 +42,33 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Make a demo repository in ./feast-quickstart and serve it (no Python needed)
     Quickstart(QuickstartArgs),
+    /// Read Prometheus multiprocess metric files
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print the version
     Version,
+}
+
+/// Subcommands of `metrics`.
+#[derive(Debug, Subcommand)]
+pub(super) enum MetricsCommand {
+    /// Print what a scrape of a directory of multiprocess files answers
+    Render {
+        /// Directory with `counter_*.db`, `gauge_*.db`, `histogram_*.db`
+        dir: PathBuf,
+        /// Format of the text
+        #[arg(long, value_enum, default_value = "text")]
+        format: MetricsFormat,
+    },
+}
+
+/// Formats of `metrics render`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum MetricsFormat {
+    /// Prometheus text format 0.0.4
+    Text,
+    /// OpenMetrics 1.0.0
+    Openmetrics,
 }
 
 /// Options of `quickstart`.

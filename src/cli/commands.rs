@@ -1,18 +1,21 @@
 //! Subcommands.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use log::LevelFilter;
 
-use super::args::{Cli, Command, ServeArgs};
+use super::args::{Cli, Command, MetricsCommand, MetricsFormat, ServeArgs};
 use super::{quickstart, resolve};
 use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
 use crate::logging::logger::{self, Target};
 use crate::master::{self, Master, MissingRegistry, Prepared, StartError};
+use crate::metrics::aggregate;
+use crate::metrics::expose::{self, Format};
 use crate::os::process;
 
 /// The program. The exit code is one of [`exit`].
@@ -26,6 +29,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve(location, *args, cli.log_level),
         Command::Quickstart(args) => quickstart::run(&args, cli.log_level),
+        Command::Metrics(MetricsCommand::Render { dir, format }) => render_metrics(&dir, format),
         Command::Version => {
             say(&format!("feast-prefork {}", env!("CARGO_PKG_VERSION")));
             Ok(exit::OK)
@@ -37,6 +41,23 @@ pub fn main() -> ExitCode {
     });
     // The master's objects are not torn down: the system does that faster.
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Prints what a scrape of `dir` answers; files with damage are named on standard error.
+fn render_metrics(dir: &Path, format: MetricsFormat) -> Result<i32, StartError> {
+    let merged = aggregate::merge(dir).map_err(|error| {
+        let text = format!("cannot read {}: {error}; name a directory of multiprocess files", dir.display());
+        StartError::new(exit::CONFIG, text)
+    })?;
+    for path in &merged.damaged {
+        let _ = writeln!(std::io::stderr().lock(), "damaged, read as far as it is whole: {}", path.display());
+    }
+    let format = match format {
+        MetricsFormat::Text => Format::Text,
+        MetricsFormat::Openmetrics => Format::OpenMetrics,
+    };
+    let _ = std::io::stdout().lock().write_all(expose::render(&merged.families, format).as_bytes());
+    Ok(exit::OK)
 }
 
 /// Prints a line to standard output; a closed pipe is nobody's problem.

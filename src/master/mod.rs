@@ -73,6 +73,8 @@ pub struct Master {
     ever_ready: bool,
     backoff: Backoff,
     recycles: RecycleLog,
+    /// For the next worker to read into.
+    scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
     now: Instant,
 }
@@ -102,6 +104,7 @@ impl Master {
             ever_ready: false,
             backoff: Backoff::default(),
             recycles: RecycleLog::new(now),
+            scratch: vec![0; worker::SCRATCH],
             now,
         })
     }

@@ -301,6 +301,7 @@ impl Master {
             channel,
             signals,
             limit,
+            scratch: std::mem::take(&mut self.scratch),
             quiet,
         };
         let code = catch_unwind(AssertUnwindSafe(|| worker::run(boot))).unwrap_or(exit::CRASHED);

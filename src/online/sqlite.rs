@@ -22,6 +22,14 @@ use crate::text::{pyint, pyrepr, time};
 /// Page cache of one connection in KiB.
 const CACHE_KIB: i64 = 2_000;
 
+/// Lets the library set itself up. A process that forks does it before, so that its children need not: no
+/// connection crosses the fork, only the library's tables.
+pub fn warm_up() {
+    if let Err(error) = Connection::open_in_memory() {
+        log::debug!("SQLite: {error}");
+    }
+}
+
 /// A lazily opened store.
 #[derive(Debug)]
 pub struct Sqlite {

@@ -64,6 +64,9 @@ pub struct Boot<'m> {
     pub signals: Pipe,
     /// Requests after which it retires; `None` = never.
     pub limit: Option<u64>,
+    /// The buffer to read into, [`SCRATCH`] bytes that the master never touches: clearing one after the fork
+    /// would cost a worker a page fault per page.
+    pub scratch: Vec<u8>,
     /// Leave out the lines of a normal life: too many workers come and go.
     pub quiet: bool,
 }
@@ -94,7 +97,7 @@ const CONNS: usize = 1 << 20;
 /// How often deadlines of connections are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 /// Bytes read at once.
-const SCRATCH: usize = 64 << 10;
+pub const SCRATCH: usize = 64 << 10;
 
 /// A worker process.
 struct Worker<'m> {
@@ -128,6 +131,7 @@ pub fn warm_up() {
     let mut out = Vec::new();
     crate::text::pyfmt::write_f64(&mut out, 0.5);
     let _ = fastrand::u64(..);
+    crate::online::sqlite::warm_up();
 }
 
 /// Runs a worker until its end; returns its exit code.
@@ -181,7 +185,7 @@ impl<'m> Worker<'m> {
             life: Life::new(boot.limit),
             outgoing: None,
             inheritances: Slab::new(),
-            scratch: vec![0; SCRATCH],
+            scratch: boot.scratch,
             next_sweep: clock.now + SWEEP,
             clock,
             quiet: boot.quiet,
