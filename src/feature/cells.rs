@@ -39,7 +39,13 @@ impl Keys {
                     KeySource::Input(input) => &column(*input)[row],
                     KeySource::Dummy => &empty,
                 };
-                set.layout.value(&mut self.scratch, value)?;
+                if let Err(error) = set.layout.value(&mut self.scratch, value) {
+                    let inputs = set.sources.iter().filter_map(|source| match source {
+                        KeySource::Input(input) => Some(column(*input)),
+                        KeySource::Dummy => None,
+                    });
+                    return Err(first_in_order(inputs, source, &column, error));
+                }
             }
         }
         self.scratch_bounds.push(self.scratch.len() as u32);
@@ -87,6 +93,26 @@ impl Keys {
     /// For each row of the request the index of its key.
     pub fn unique_of(&self) -> &[u32] {
         &self.unique_of
+    }
+}
+
+/// The error that the reference meets first: it sorts all rows before it makes keys, which a null does not
+/// survive, and then fails at the smallest one. `found` is the error of the row met first here.
+fn first_in_order<'c, 'a: 'c>(
+    mut inputs: impl Iterator<Item = &'c [EntityValue<'a>]>,
+    failed: &KeySource,
+    column: &impl Fn(usize) -> &'c [EntityValue<'a>],
+    found: KeyError,
+) -> KeyError {
+    if inputs.any(|values| values.contains(&EntityValue::Null)) {
+        return KeyError::Null;
+    }
+    match (failed, &found) {
+        (KeySource::Input(input), KeyError::Unsupported(_)) => {
+            let smallest = column(*input).iter().reduce(|a, b| if b.is_less_than(a) { b } else { a });
+            smallest.map_or(found, |value| KeyError::Unsupported(value.proto_text()))
+        }
+        _ => found,
     }
 }
 

@@ -85,38 +85,106 @@ impl EntityValue<'_> {
     /// The value in protobuf's text form, as the reference shows a value that cannot be a key.
     pub fn proto_text(&self) -> String {
         let mut out = String::new();
-        let _ = match self {
-            Self::Double(value) => writeln!(out, "double_val: {}", number_text(*value)),
-            Self::Float(value) => writeln!(out, "float_val: {}", number_text(f64::from(*value))),
-            Self::Bool(value) => writeln!(out, "bool_val: {value}"),
-            Self::Text(member, text) => writeln!(out, "{member}: \"{}\"", c_escape(text)),
-            Self::List(member, items) => {
-                let mut body = String::new();
-                for item in items {
-                    let shown = item.proto_text();
-                    let bare = shown.split_once(": ").map_or(shown.as_str(), |(_, value)| value);
-                    let _ = writeln!(body, "  val: {}", bare.trim_end());
-                }
-                writeln!(out, "{member} {{\n{body}}}")
-            }
-            Self::Int64(value) => writeln!(out, "int64_val: {value}"),
-            Self::Str(text) => writeln!(out, "string_val: \"{}\"", c_escape(text)),
-            Self::Map(_) => writeln!(out, "map_val {{\n}}"),
-            _ => Ok(()),
-        };
+        self.write_proto_text(&mut out, 0);
         out
+    }
+
+    /// Python's `<` for values that can be compared; false for all others.
+    pub fn is_less_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Double(a), Self::Double(b)) => a < b,
+            (Self::Float(a), Self::Float(b)) => a < b,
+            (Self::Bool(a), Self::Bool(b)) => !a & b,
+            (Self::Text(_, a), Self::Text(_, b)) => a < b,
+            _ => false,
+        }
+    }
+
+    fn write_proto_text(&self, out: &mut String, indent: usize) {
+        let (member, text) = match self {
+            Self::Null | Self::Bytes(_) => return,
+            Self::List(member, items) => {
+                return block(out, indent, member, |out| {
+                    items.iter().for_each(|item| item.write_item_text(out, indent + 2));
+                });
+            }
+            Self::Map(entries) => {
+                return block(out, indent, "map_val", |out| write_entries_text(out, indent + 2, entries));
+            }
+            Self::Int32(value) => ("int32_val", value.to_string()),
+            Self::Int64(value) => ("int64_val", value.to_string()),
+            Self::Timestamp(value) => ("unix_timestamp_val", value.to_string()),
+            Self::Double(value) => ("double_val", number_text(*value)),
+            Self::Float(value) => ("float_val", number_text(f64::from(*value))),
+            Self::Bool(value) => ("bool_val", value.to_string()),
+            Self::Str(text) => ("string_val", format!("\"{}\"", c_escape(text))),
+            Self::Text(member, text) => (*member, format!("\"{}\"", c_escape(text))),
+        };
+        let _ = writeln!(out, "{:indent$}{member}: {text}", "");
+    }
+
+    /// An item of a list: the bare value, without the member it would have alone.
+    fn write_item_text(&self, out: &mut String, indent: usize) {
+        if let Self::Map(entries) = self {
+            return block(out, indent, "val", |out| write_entries_text(out, indent + 2, entries));
+        }
+        let shown = self.proto_text();
+        let bare = shown.split_once(": ").map_or(shown.as_str(), |(_, value)| value);
+        let _ = writeln!(out, "{:indent$}val: {}", "", bare.trim_end());
     }
 }
 
-/// Protobuf's text form prints a whole double without a fraction.
+/// `name {`, what `fill` writes, `}`.
+fn block(out: &mut String, indent: usize, name: &str, fill: impl FnOnce(&mut String)) {
+    let _ = writeln!(out, "{:indent$}{name} {{", "");
+    fill(out);
+    let _ = writeln!(out, "{:indent$}}}", "");
+}
+
+fn write_entries_text(out: &mut String, indent: usize, entries: &[(String, EntityValue<'_>)]) {
+    for (key, value) in entries {
+        block(out, indent, "val", |out| {
+            let inner = indent + 2;
+            let _ = writeln!(out, "{:inner$}key: \"{}\"", "", c_escape(key));
+            block(out, inner, "value", |out| value.write_proto_text(out, inner + 2));
+        });
+    }
+}
+
+/// A double in protobuf's text form: C's `%.15g`, or `%.17g` where that would read back as another number.
 fn number_text(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
-    let mut out = Vec::new();
-    pyfmt::write_f64(&mut out, value);
-    let text = String::from_utf8_lossy(&out).into_owned();
-    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let short = general(value, 15);
+    if short.parse() == Ok(value) {
+        short
+    } else {
+        general(value, 17)
+    }
+}
+
+/// C's `%.{digits}g`.
+fn general(value: f64, digits: usize) -> String {
+    let scientific = format!("{value:.*e}", digits - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trim = |text: &str| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    if exponent < -4 || exponent >= digits as i32 {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{}e{sign}{:02}", trim(mantissa), exponent.abs());
+    }
+    let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
+    trim(&format!("{value:.decimals$}"))
 }
 
 fn c_escape(text: &str) -> String {
@@ -468,12 +536,20 @@ impl Inferred {
             (_, Json::Null) => Ok(EntityValue::Null),
             (Self::Scalar(kind), value) => scalar(value, kind),
             (Self::Map, value) => map(value),
-            (Self::List(element), Json::List(items)) => {
-                let items: Result<_, _> = items.iter().map(|item| element.convert(item)).collect();
+            (Self::List(element), value) => {
+                let items: Result<_, _> = match value {
+                    Json::List(items) => items.iter().map(|item| element.convert(item)).collect(),
+                    // Whatever Python can iterate over is a list to it: a text's characters, an object's keys.
+                    Json::Str(text) => {
+                        text.chars().map(|c| element.convert(&Json::Str(c.to_string().into()))).collect()
+                    }
+                    Json::Object(members) => {
+                        members.iter().map(|(key, _)| element.convert(&Json::Str(key.clone()))).collect()
+                    }
+                    _ => return Err("must assign iterable".to_owned()),
+                };
                 Ok(EntityValue::List(element.member(), items?))
             }
-            (Self::List(_), Json::Str(text)) if text.is_empty() => Ok(EntityValue::Null),
-            (Self::List(_), _) => Err("must assign iterable".to_owned()),
         }
     }
 }
@@ -518,5 +594,41 @@ fn decode_error(text: &str, error: &JsonError) -> String {
             format!("{message}: line {line} column {column} (char {at})")
         }
         JsonError::Unreadable => "maximum recursion depth exceeded".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_in_protobuf_text_are_cs_general_format() {
+        for (value, expected) in [
+            (1.5, "1.5"),
+            (1001.0, "1001"),
+            (0.1, "0.1"),
+            (1e22, "1e+22"),
+            (1e-7, "1e-07"),
+            (-9.223_372_036_854_776e18, "-9.2233720368547758e+18"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (123_456.0, "123456"),
+            (1e15, "1e+15"),
+            (-0.0, "-0"),
+        ] {
+            assert_eq!(number_text(value), expected);
+        }
+    }
+
+    #[test]
+    fn nested_values_are_shown_as_protobuf_shows_them() {
+        let inner = EntityValue::Map(vec![(
+            "b".to_owned(),
+            EntityValue::List("double_list_val", vec![EntityValue::Double(1.5)]),
+        )]);
+        let value = EntityValue::Map(vec![("a".to_owned(), inner)]);
+        let expected = "map_val {\n  val {\n    key: \"a\"\n    value {\n      map_val {\n        val {\n          \
+                        key: \"b\"\n          value {\n            double_list_val {\n              val: 1.5\n            \
+                        }\n          }\n        }\n      }\n    }\n  }\n}\n";
+        assert_eq!(value.proto_text(), expected);
     }
 }

@@ -149,9 +149,9 @@ impl Plan {
             precomputed: None,
             tail: tail(shape, &recognised, &blocks, precompute),
             all_keys: all_keys(snapshot, &blocks),
-            provided: recognised.keys.iter().map(|(name, _)| name.clone()).collect(),
+            provided: recognised.provided.clone(),
         };
-        let mut entity_less = recognised.dummy;
+        let mut entity_less = false;
         for block in &blocks {
             if block.features.is_empty() {
                 continue;
@@ -162,7 +162,7 @@ impl Plan {
             let (key_set, found) = plan.key_set(&recognised, block, &join_keys, key_version);
             plan.views.push(view_read(block, table, key_set, found));
         }
-        if entity_less {
+        if entity_less && !plan.provided.iter().any(|key| key == DUMMY_JOIN_KEY) {
             plan.provided.push(DUMMY_JOIN_KEY.to_owned());
         }
         if precompute {
@@ -263,19 +263,22 @@ fn view_read(block: &Block<'_>, table: String, key_set: Option<usize>, found: Ve
 /// The keys of a request that mean something: join key (or mapped key) and the input with its values.
 struct Recognised {
     keys: Vec<(String, usize)>,
-    dummy: bool,
+    /// The same names, and the stand-in for "no entity" where the request names it.
+    provided: Vec<String>,
 }
 
 impl Recognised {
     fn find(shape: &Shape<'_>, snapshot: &Snapshot, blocks: &[Block<'_>]) -> Self {
-        let mut found = Self { keys: Vec::new(), dummy: false };
+        let mut found = Self { keys: Vec::new(), provided: Vec::new() };
         let is_join_key = |name: &str| {
             snapshot.entities.iter().any(|entity| entity.join_key == name)
                 || blocks.iter().any(|b| b.join_key_map.iter().any(|(_, mapped)| mapped == name))
         };
         for (input, &name) in shape.entity_names.iter().enumerate() {
             if name == DUMMY_JOIN_KEY || name == DUMMY_ENTITY {
-                found.dummy = true;
+                if !found.provided.iter().any(|known| known == DUMMY_JOIN_KEY) {
+                    found.provided.push(DUMMY_JOIN_KEY.to_owned());
+                }
                 continue;
             }
             let key = if is_join_key(name) {
@@ -287,7 +290,10 @@ impl Recognised {
             };
             match found.keys.iter_mut().find(|(known, _)| known == key) {
                 Some(known) => known.1 = input,
-                None => found.keys.push((key.to_owned(), input)),
+                None => {
+                    found.provided.push(key.to_owned());
+                    found.keys.push((key.to_owned(), input));
+                }
             }
         }
         found
@@ -332,7 +338,7 @@ fn tail(shape: &Shape<'_>, recognised: &Recognised, blocks: &[Block<'_>], precom
     for block in blocks {
         names.extend(block.features.iter().map(|f| column_name(block, f, shape.full_names)));
     }
-    if !names.is_empty() {
+    if !names.is_empty() || !recognised.provided.is_empty() {
         out.extend_from_slice(b",\"metadata\":{\"feature_names\":[");
         for (index, name) in names.iter().enumerate() {
             if index > 0 {
