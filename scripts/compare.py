@@ -58,7 +58,7 @@ def comparable(answer):
         columns = sorted(json.dumps([name, column], sort_keys=True) for name, column in zip(names, data["results"]))
         return status, kind, columns, data["metadata"].get("feature_view_metadata")
     if isinstance(data, str) and "not in {" in data:
-        data = sorted(data.replace("{", ",").replace("}", ",").split(","))
+        data = sorted(part.strip() for part in data.replace("{", ",").replace("}", ",").split(","))
     if isinstance(data, str) and "Duplicate features named " in data:
         before, rest = data.split("Duplicate features named ", 1)
         names, after = rest.split(" found.", 1)

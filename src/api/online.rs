@@ -192,7 +192,8 @@ fn run_with<'a>(
         Some(vectors) => precomputed::answer(vectors, plan, &inputs, rows, cx, &mut answer.body)?,
         None => {
             for view in &plan.views {
-                read(view, plan, &inputs, rows, cx)?;
+                build_keys(view, plan, &inputs, rows, cx.scratch)?;
+                fetch(view, cx)?;
                 write_view(view, cx, &mut answer.body)?;
             }
         }
@@ -233,23 +234,28 @@ fn recycle<'b>(mut list: Vec<EntityValue<'_>>) -> Vec<EntityValue<'b>> {
     list.into_iter().map(|_| EntityValue::Null).collect()
 }
 
-/// Fetches the values of `view` into the cells. The keys of its key set are built on first use.
-fn read(
+/// Builds the keys of `view`, unless another view with the same keys has built them for this request.
+fn build_keys(
     view: &ViewRead,
     plan: &Plan,
     inputs: &Inputs<'_, '_>,
     rows: usize,
-    cx: &mut Context<'_>,
+    scratch: &mut Scratch,
 ) -> Result<(), Stop> {
     let missing = || Stop::Error(ApiError::Key(plan.missing_keys(view, rows)));
     let set = view.key_set.filter(|_| rows > 0).ok_or_else(missing)?;
-    let scratch = &mut *cx.scratch;
     if !scratch.built[set] {
         scratch.keys[set].build(&plan.key_sets[set], rows, |input| inputs.column(input))?;
         scratch.built[set] = true;
     }
     scratch.key_set = set;
-    let keys = &scratch.keys[set];
+    Ok(())
+}
+
+/// Fetches the values of `view` under the keys built last.
+fn fetch(view: &ViewRead, cx: &mut Context<'_>) -> Result<(), Stop> {
+    let scratch = &mut *cx.scratch;
+    let keys = &scratch.keys[scratch.key_set];
     scratch.cells.reset(keys.len(), view.features.len());
     match cx.store.read(view, keys, &mut scratch.cells) {
         Ok(()) => Ok(()),

@@ -1,7 +1,6 @@
 //! Services whose answers were computed beforehand: one stored vector per entity instead of the views.
 
-use super::{begin_column, end_column, other, read, write_time, Inputs, Stop};
-use crate::api::error::ApiError;
+use super::{begin_column, build_keys, end_column, fetch, other, write_time, Inputs, Stop};
 use crate::api::Context;
 use crate::feature::cells::EventTime;
 use crate::feature::plan::{Plan, Precomputed};
@@ -35,9 +34,10 @@ pub(super) fn answer(
              Run `feast precompute {name}` or materialize to populate vectors."
         ))
     };
-    read(&vectors.read, plan, inputs, rows, cx).map_err(|stop| match stop {
-        Stop::Error(ApiError::Other(_)) if rows > 0 && vectors.read.key_set.is_some() => unusable(),
-        stop => stop,
+    build_keys(&vectors.read, plan, inputs, rows, cx.scratch)?;
+    fetch(&vectors.read, cx).map_err(|stop| match stop {
+        Stop::Error(_) => unusable(),
+        wait @ Stop::Wait(_) => wait,
     })?;
     let scratch = &*cx.scratch;
     let unique_of = scratch.keys[scratch.key_set].unique_of();
