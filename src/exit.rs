@@ -8,7 +8,7 @@ pub const CONFIG: i32 = 1;
 pub const USAGE: i32 = 2;
 /// The first workers could not start.
 pub const BOOT_FAILED: i32 = 3;
-/// The registry or the store cannot be read.
+/// The registry cannot be read.
 pub const LOAD_FAILED: i32 = 4;
 /// A worker's loop broke down.
 pub const CRASHED: i32 = 255;

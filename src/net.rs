@@ -116,6 +116,8 @@ impl Source for Stream {
 pub struct Listener {
     kind: ListenerKind,
     name: ListenerName,
+    /// Device and inode of the socket file that goes when the listener goes.
+    file: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -167,7 +169,29 @@ impl Listener {
                 (ListenerKind::Unix(mio::net::UnixListener::from_std(listener)), ListenerName::Unix(path))
             }
         };
-        Ok(Self { kind, name })
+        Ok(Self { kind, name, file: None })
+    }
+
+    /// Makes the socket file this listener's own: [`remove_file`](Self::remove_file) will delete it.
+    pub fn owning_file(mut self) -> Self {
+        self.file = self.find_file();
+        self
+    }
+
+    /// Deletes the socket file, unless it belongs to somebody else by now.
+    pub fn remove_file(&self) {
+        if let ListenerName::Unix(path) = &self.name {
+            if self.file.is_some() && self.file == self.find_file() {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn find_file(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let ListenerName::Unix(path) = &self.name else { return None };
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
     }
 
     /// Another socket on the same TCP address, for a worker of its own (`SO_REUSEPORT`).

@@ -95,6 +95,10 @@ fn mistakes_on_the_command_line_exit_2() {
     assert!(text.contains("only supports 'http', got 'ftp'"), "{text}");
     let text = fails(repo.path(), &["serve"], &[("FEAST_PREFORK_CMD_ARGS", "--workers 'x")], 2);
     assert!(text.contains("FEAST_PREFORK_CMD_ARGS: a quote is not closed"), "{text}");
+    let text = fails(repo.path(), &["serve"], &[("FEAST_PREFORK_CMD_ARGS", "--print-config")], 2);
+    assert!(text.contains("FEAST_PREFORK_CMD_ARGS: --print-config and --check-config belong"), "{text}");
+    let text = fails(repo.path(), &["serve", "--access-logfile", "/nonexistent/a"], &[], 1);
+    assert!(text.contains("--access-logfile: '/nonexistent/a' isn't writable: No such file"), "{text}");
     let text = fails(repo.path(), &["serve", "--user", "nosuchuser"], &[], 1);
     assert!(text.contains("No such user: 'nosuchuser'"), "{text}");
 }
@@ -106,7 +110,7 @@ fn a_taken_port_and_a_broken_registry_have_their_codes() {
     let port = taken.local_addr().unwrap().port().to_string();
     let text = fails(repo.path(), &["serve", "--port", &port], &[], 1);
     assert!(
-        text.contains("address already in use; stop the other server or choose another --port"),
+        text.contains("address already in use; stop the other server or choose another address"),
         "{text}"
     );
     fs::write(repo.path().join("registry.db"), b"not a registry").unwrap();

@@ -723,9 +723,34 @@ fn several_addresses_are_served_and_the_unix_socket_goes_with_the_server() {
     eventually("an access line without an address", || {
         server.log().lines().any(|line| line == format!(" - \"POST {PATH} HTTP/1.1\" 200"))
     });
+    // A second server neither takes the socket over nor removes it.
+    let second = std::process::Command::new(common::binary())
+        .args(["-c", server.repo.path().to_str().unwrap(), "serve", "--bind", &unix])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{text}");
+    assert!(text.contains("another server listens there; stop it or choose another path"), "{text}");
+    assert!(over_unix(&path, b"BREW / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 Bad Request\r\n"));
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
     assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_that_was_replaced_is_left_alone() {
+    let repo = Repo::copy_of("kitchen_sink");
+    let path = repo.path().join("api.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let unix = format!("unix:{}", path.display());
+    // The socket of a dead server is in nobody's way.
+    let mut server = Server::start(repo, &["--bind", &unix]);
+    assert!(over_unix(&path, b"BREW / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 Bad Request\r\n"));
+    std::fs::rename(&path, path.with_extension("old")).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    assert!(path.exists());
 }
 
 #[test]

@@ -577,7 +577,10 @@ fn flag(request: &Json<'static>, name: &'static str, details: &mut Details) -> b
             _ => Err("bool_parsing"),
         },
         Json::Int(_) => Err("bool_parsing"),
-        Json::Float(number) if number.fract() == 0.0 => Err("bool_parsing"),
+        // 2^63: a float beyond 64 bits is no number to be interpreted.
+        Json::Float(number) if number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0 => {
+            Err("bool_parsing")
+        }
         _ => Err("bool_type"),
     };
     read.unwrap_or_else(|kind| {

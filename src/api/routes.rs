@@ -25,7 +25,7 @@ pub enum Match {
     NotFound,
     /// 405 with its `allow` header.
     MethodNotAllowed(&'static str),
-    /// 307 to this path (percent-encoded as it came, without the query).
+    /// 307 to this path (percent-encoded, without the query).
     Redirect(String),
 }
 
@@ -78,10 +78,12 @@ pub fn find(method: &str, path: &str) -> Match {
             Match::MethodNotAllowed(entry.allow)
         };
     }
-    // One trailing slash too many.
-    match (decoded.strip_suffix('/'), path.strip_suffix('/')) {
-        (Some(shorter), Some(raw)) if lookup(shorter).is_some() => Match::Redirect(raw.to_owned()),
-        _ => Match::NotFound,
+    // Trailing slashes too many.
+    let shorter = decoded.trim_end_matches('/');
+    if shorter.len() < decoded.len() && lookup(shorter).is_some() {
+        Match::Redirect(percent_encode(shorter))
+    } else {
+        Match::NotFound
     }
 }
 
@@ -127,9 +129,45 @@ pub fn percent_decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
+/// Encodes what a path in a `location` header may not hold.
+fn percent_encode(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"_.-~:/%#?=@[]!$&'()*+,;".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// The `scheme://host` a redirect starts with: nothing when the client's `Host` is no host, because what a
+/// client made up must not come back as a part of a URL. (The reference names its own address then.)
+pub fn origin(scheme: &str, host: &str) -> String {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "0"),
+    };
+    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let valid = match literal {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~%!$&'()*+,;=-".contains(&b))
+        }
+    };
+    let numeric = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if valid && numeric {
+        format!("{scheme}://{host}")
+    } else {
+        String::new()
+    }
+}
+
 /// Writes the answer of everything that is not [`Match::Run`].
 ///
-/// `origin` is `scheme://host` for a redirect, `query` the query with its `?` (or nothing).
+/// `origin` is that of a redirect, `query` the query with its `?` (or nothing).
 pub fn refuse(found: &Match, origin: &str, query: &str, answer: &mut Answer) {
     match found {
         Match::Run(_) => {}
@@ -140,6 +178,7 @@ pub fn refuse(found: &Match, origin: &str, query: &str, answer: &mut Answer) {
         }
         Match::Redirect(path) => {
             answer.reset(307);
+            let query = if query == "?" { "" } else { query };
             answer.location = Some(format!("{origin}{path}{query}"));
         }
     }
@@ -162,6 +201,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_made_up_host_does_not_come_back() {
+        for host in ["a", "a.b:80", "127.0.0.1:6566", "[::1]:1", "[::1]", "my_host:65535"] {
+            assert_eq!(origin("http", host), format!("http://{host}"));
+        }
+        for host in ["", "a b", "user@a", "a/b", "a:", "a:x", "a:65536", "[::1", "::1", "[x]:1", "é", "a?"] {
+            assert_eq!(origin("https", host), "", "{host}");
+        }
+    }
+
+    #[test]
     fn paths_are_exact_but_for_escapes_and_one_slash() {
         let post = |path| find("POST", path);
         assert_eq!(post("/get-online-features"), Match::Run(Route::OnlineFeatures));
@@ -169,7 +218,7 @@ mod tests {
         assert_eq!(post("/GET-online-features"), Match::NotFound);
         assert_eq!(post("//get-online-features"), Match::NotFound);
         assert_eq!(post("/get-online-features/"), Match::Redirect("/get-online-features".into()));
-        assert_eq!(post("/get-online-features//"), Match::NotFound);
+        assert_eq!(post("/get%2Donline%2Dfeatures//"), Match::Redirect("/get-online-features".into()));
         assert_eq!(post("/health"), Match::MethodNotAllowed("GET"));
         assert_eq!(find("HEAD", "/health"), Match::MethodNotAllowed("GET"));
         assert_eq!(find("GET", "/"), Match::NotFound);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Parser)]
 #[command(name = "feast-prefork", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 stopped, 1 bad configuration or address, 2 bad command line,\n\
-    3 workers cannot boot, 4 registry or store cannot be read.")]
+    3 workers cannot boot, 4 registry cannot be read.")]
 pub(super) struct Cli {
     /// Repository directory: relative paths start there [default: the current directory]
     #[arg(short = 'c', long, env = "FEATURE_REPO_DIR_ENV_VAR", value_name = "DIR", hide_env = true)]

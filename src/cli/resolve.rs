@@ -34,6 +34,10 @@ pub(super) fn layers(
             .ok_or_else(|| StartError::new(exit::USAGE, format!("{CMD_ARGS}: a quote is not closed")))?;
         let layer = LayerArgs::try_parse_from(split)
             .map_err(|error| StartError::new(exit::USAGE, format!("{CMD_ARGS}: {}", first_line(&error))))?;
+        if layer.serve.print_config || layer.serve.check_config {
+            let text = "--print-config and --check-config belong on the command line";
+            return Err(StartError::new(exit::USAGE, format!("{CMD_ARGS}: {text}")));
+        }
         fill(&mut merged, to_map(&layer.serve));
     }
     fill(&mut merged, to_map(&file_layer(store)?));
@@ -97,8 +101,10 @@ fn file_layer(store: &StoreConfig) -> Result<ServeArgs, StartError> {
             .ok_or_else(|| wrong("unknown setting; see `feast-prefork serve --help`".to_owned()))?;
         let scalar = |value: &Yaml| match value {
             Yaml::Str(text) => Ok(text.clone()),
-            // An octal literal was read as its value; the flag wants octal digits again.
-            Yaml::Int(number) if wanted == "umask" => Ok(format!("{number:o}")),
+            // An octal literal (0o27) was read as its value; a plain 27 cannot be told from it.
+            Yaml::Int(_) if wanted == "umask" => {
+                Err(wrong("write the mask in quotes, such as '027'".to_owned()))
+            }
             Yaml::Int(number) => Ok(number.to_string()),
             Yaml::Float(number) => Ok(number.to_string()),
             other => Err(wrong(format!("expected one value, found {}", other.kind()))),
@@ -106,6 +112,10 @@ fn file_layer(store: &StoreConfig) -> Result<ServeArgs, StartError> {
         match value {
             Yaml::Null | Yaml::Bool(false) => {}
             Yaml::Bool(true) => words.push(format!("--{flag}")),
+            Yaml::List(items) if wanted == "forwarded-allow-ips" => {
+                let items: Result<Vec<String>, _> = items.iter().map(scalar).collect();
+                words.push(format!("--{flag}={}", items?.join(",")));
+            }
             Yaml::List(items) => {
                 for item in items {
                     words.push(format!("--{flag}={}", scalar(item)?));

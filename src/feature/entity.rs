@@ -399,6 +399,8 @@ fn python_repr(value: &Json<'_>) -> String {
 }
 
 const EMPTY: &str = "Couldn't infer value type from empty value";
+/// Protobuf name of a list of maps.
+const MAP_LIST: &str = "map_list_val";
 
 fn infer<'a>(column: &[Json<'a>], out: &mut Vec<EntityValue<'a>>) -> Result<(), String> {
     if column.iter().all(|value| *value == Json::Null) {
@@ -424,6 +426,7 @@ fn infer<'a>(column: &[Json<'a>], out: &mut Vec<EntityValue<'a>>) -> Result<(), 
 enum Inferred {
     Scalar(KeyType),
     Map,
+    MapList,
     List(Element),
 }
 
@@ -475,7 +478,7 @@ impl Element {
             Self::Double => "double_list_val",
             Self::Str => "string_list_val",
             Self::Bool => "bool_list_val",
-            Self::Map => "map_list_val",
+            Self::Map => MAP_LIST,
         }
     }
 
@@ -488,15 +491,18 @@ impl Element {
             Self::Bool if is_null => EntityValue::Bool(false),
             Self::Int64 => EntityValue::Int64(match item {
                 Json::Int(number) => *number,
-                Json::Bool(flag) => i64::from(*flag),
+                Json::Bool(_) => {
+                    let text = "Field feast.types.Int64List.val: Expected an int, got a boolean.";
+                    return Err(text.to_owned());
+                }
                 Json::Big(digits) => return Err(out_of_range(digits)),
                 other => return Err(not_an_integer(other)),
             }),
             Self::Double => EntityValue::Double(real(item)?),
-            Self::Bool => EntityValue::Bool(truth(item)?),
+            Self::Bool => EntityValue::Bool(is_truthy(item)),
             Self::Str => match item {
                 Json::Str(text) => EntityValue::Str(text.clone()),
-                other => return Err(format!("expected bytes, {} found", other.python_type())),
+                _ => return Err("bad argument type for built-in operation".to_owned()),
             },
             Self::Map => map(item)?,
         })
@@ -514,6 +520,9 @@ impl Inferred {
                 Element::Map => Self::Map,
             });
         };
+        if matches!(items.first(), Some(Json::Object(_))) {
+            return Ok(Self::MapList);
+        }
         let mut common: Option<Element> = None;
         for item in items {
             let found = Element::of(item)?;
@@ -536,6 +545,7 @@ impl Inferred {
             (_, Json::Null) => Ok(EntityValue::Null),
             (Self::Scalar(kind), value) => scalar(value, kind),
             (Self::Map, value) => map(value),
+            (Self::MapList, value) => map_list(value),
             (Self::List(element), value) => {
                 let items: Result<_, _> = match value {
                     Json::List(items) => items.iter().map(|item| element.convert(item)).collect(),
@@ -545,6 +555,9 @@ impl Inferred {
                     }
                     Json::Object(members) => {
                         members.iter().map(|(key, _)| element.convert(&Json::Str(key.clone()))).collect()
+                    }
+                    other if element == Element::Bool => {
+                        return Err(format!("'{}' object is not iterable", other.python_type()))
                     }
                     _ => return Err("must assign iterable".to_owned()),
                 };
@@ -572,13 +585,56 @@ fn map<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
     for (key, value) in members {
         let converted = match value {
             Json::Null => EntityValue::Null,
+            Json::Object(_) => map(value)?,
             Json::List(items) if items.is_empty() => return Err(EMPTY.to_owned()),
-            Json::Object(members) if members.is_empty() => return Err(EMPTY.to_owned()),
             value => Inferred::of(value)?.convert(value)?,
         };
         entries.push((key.clone().into_owned(), converted));
     }
     Ok(EntityValue::Map(entries))
+}
+
+/// A list of maps, or the text of one.
+fn map_list<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
+    let items = match value {
+        Json::List(items) => items,
+        Json::Str(text) => {
+            let parsed = pyjson::parse(text.as_bytes()).map_err(|error| decode_error(text, &error))?;
+            return match parsed.value {
+                Json::List(_) => map_list(&parsed.value),
+                other => Err(not_a_list(&other)),
+            };
+        }
+        other => return Err(not_a_list(other)),
+    };
+    let maps: Result<_, String> = items
+        .iter()
+        .map(|item| match item {
+            Json::Object(_) => map(item),
+            other => {
+                Err(format!("MapList can only contain dictionaries, got <class '{}'>", other.python_type()))
+            }
+        })
+        .collect();
+    Ok(EntityValue::List(MAP_LIST, maps?))
+}
+
+fn not_a_list(value: &Json<'_>) -> String {
+    format!("Expected list for MAP_LIST type, got {}: {}", value.python_type(), python_str(value))
+}
+
+/// What Python's `bool()` says of a value.
+fn is_truthy(value: &Json<'_>) -> bool {
+    match value {
+        Json::Null => false,
+        Json::Bool(flag) => *flag,
+        Json::Int(number) => *number != 0,
+        Json::Big(_) => true,
+        Json::Float(number) => *number != 0.0,
+        Json::Str(text) => !text.is_empty(),
+        Json::List(items) => !items.is_empty(),
+        Json::Object(members) => !members.is_empty(),
+    }
 }
 
 fn not_a_dict(value: &Json<'_>) -> String {
@@ -616,6 +672,30 @@ mod tests {
             (-0.0, "-0"),
         ] {
             assert_eq!(number_text(value), expected);
+        }
+    }
+
+    #[test]
+    fn lists_of_an_undeclared_key_fail_as_in_the_reference() {
+        let iterable = "must assign iterable";
+        let argument = "bad argument type for built-in operation";
+        for (column, expected) in [
+            (r#"[{"a":{}}]"#, Ok(())),
+            (r#"[[{"a":1},{"b":{}}]]"#, Ok(())),
+            (r#"[[true],[null,"",1.5]]"#, Ok(())),
+            (r#"[["a"],"xyz"]"#, Ok(())),
+            (r#"[{"a":[]}]"#, Err(EMPTY)),
+            ("[[1],[true]]", Err("Field feast.types.Int64List.val: Expected an int, got a boolean.")),
+            (r#"[[1],"x"]"#, Err("'str' object cannot be interpreted as an integer")),
+            ("[[true],true]", Err("'bool' object is not iterable")),
+            ("[[1],1]", Err(iterable)),
+            (r#"[["a"],["b",1]]"#, Err(argument)),
+            (r#"[[{"a":1},1]]"#, Err("MapList can only contain dictionaries, got <class 'int'>")),
+            (r#"[[{"a":1}],5]"#, Err("Expected list for MAP_LIST type, got int: 5")),
+        ] {
+            let Json::List(values) = pyjson::parse(column.as_bytes()).unwrap().value else { continue };
+            let result = infer(&values, &mut Vec::new());
+            assert_eq!(result, expected.map_err(str::to_owned), "{column}");
         }
     }
 

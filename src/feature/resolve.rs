@@ -131,7 +131,8 @@ fn parse(reference: &str) -> Result<Reference<'_>, PlanError> {
 fn version_number(tag: &str) -> Option<i32> {
     let digits = tag.strip_prefix(['v', 'V'])?;
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
+    // A number that no version has is a version nevertheless.
+    plain.then(|| digits.parse().unwrap_or(i32::MAX))
 }
 
 /// Checks that a view may be served.

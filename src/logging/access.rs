@@ -150,9 +150,11 @@ fn quote_path(out: &mut Vec<u8>, path: &str) {
 fn parse_format(format: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut text = String::new();
+    // What is no atom is text, in which gunicorn's %-formatting writes %% as one sign.
+    let plain = |text: &str| text.replace("%%", "%");
     let mut rest = format;
     while let Some(at) = rest.find("%(") {
-        text.push_str(&rest[..at]);
+        text.push_str(&plain(&rest[..at]));
         let Some(end) = rest[at..].find(")s") else { break };
         let name = &rest[at + 2..at + end];
         rest = &rest[at + end + 2..];
@@ -166,7 +168,7 @@ fn parse_format(format: &str) -> Vec<Piece> {
         pieces.push(Piece::Text(std::mem::take(&mut text)));
         pieces.push(piece);
     }
-    text.push_str(rest);
+    text.push_str(&plain(rest));
     pieces.push(Piece::Text(text));
     pieces
 }

@@ -196,13 +196,7 @@ impl Master {
 
     fn close_listeners(&mut self) {
         for listener in self.listeners.drain(..) {
-            if let crate::net::ListenerName::Unix(path) = listener.name() {
-                let inherited =
-                    self.prepared.settings.binds.iter().any(|b| matches!(b, crate::config::Bind::Fd(_)));
-                if !inherited {
-                    let _ = std::fs::remove_file(path);
-                }
-            }
+            listener.remove_file();
         }
     }
 
@@ -295,10 +289,8 @@ impl Master {
             });
             self.listeners.extend(listener);
         }
-        for (bind, _) in kept {
-            if let crate::config::Bind::Unix(path) = bind {
-                let _ = std::fs::remove_file(path);
-            }
+        for (_, closed) in kept {
+            closed.remove_file();
         }
         log::info!("Listening at: {}", self.addresses());
         Ok(())

@@ -8,8 +8,9 @@ use socket2::Socket;
 
 use crate::config::{Bind, ConfigError, Settings, StoreConfig};
 use crate::exit;
+use crate::logging::logger::Target;
 use crate::net::Listener;
-use crate::os::process::with_umask;
+use crate::os::process::{with_umask, Identity};
 use crate::os::sockets;
 use crate::registry::file::Stamp;
 use crate::registry::{RegistryError, RegistryFile, Snapshot};
@@ -71,6 +72,20 @@ pub fn load(
     store: StoreConfig,
     missing: MissingRegistry,
 ) -> Result<Prepared, StartError> {
+    if let Target::File(path) = &settings.access_log {
+        let unusable = |error: std::io::Error| {
+            let text = format!("--access-logfile: '{}' isn't writable: {error}", path.display());
+            StartError::new(exit::CONFIG, text)
+        };
+        let file = settings.access_log.open().map_err(unusable)?;
+        // Workers open it again, as another user if there is one.
+        let Identity { uid, gid, .. } = settings.identity;
+        if file.and_then(|file| file.metadata().ok()).is_some_and(|found| found.is_file())
+            && (uid.is_some() || gid.is_some())
+        {
+            nix::unistd::chown(path, uid, gid).map_err(|error| unusable(error.into()))?;
+        }
+    }
     let mut rules = store.registry_rules;
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
@@ -142,7 +157,7 @@ pub fn bind_all(settings: &Settings) -> Result<Vec<Listener>, StartError> {
 /// Opens one.
 pub(super) fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartError> {
     let failed =
-        |problem: String| StartError::new(exit::CONFIG, format!("Can't connect to {bind}: {problem}"));
+        |problem: String| StartError::new(exit::CONFIG, format!("Can't listen on {bind}: {problem}"));
     let socket: Socket = match bind {
         Bind::Tcp { host, port } => {
             let address = Bind::resolve(host, *port).map_err(failed)?;
@@ -153,7 +168,7 @@ pub(super) fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartEr
             };
             opened.map_err(|error| match error.kind() {
                 std::io::ErrorKind::AddrInUse => failed(format!(
-                    "address already in use; stop the other server or choose another --port ({error})"
+                    "address already in use; stop the other server or choose another address ({error})"
                 )),
                 std::io::ErrorKind::AddrNotAvailable => {
                     failed(format!("this machine has no such address ({error})"))
@@ -169,12 +184,18 @@ pub(super) fn open(bind: &Bind, settings: &Settings) -> Result<Listener, StartEr
                 }
                 Ok(socket)
             })
-            .map_err(|error| failed(error.to_string()))?,
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    failed("another server listens there; stop it or choose another path".to_owned())
+                }
+                _ => failed(error.to_string()),
+            })?,
         Bind::Fd(number) => {
             sockets::adopt(*number, settings.backlog).map_err(|error| failed(error.to_string()))?
         }
     };
-    Listener::new(socket).map_err(|error| failed(error.to_string()))
+    let listener = Listener::new(socket).map_err(|error| failed(error.to_string()))?;
+    Ok(if matches!(bind, Bind::Unix(_)) { listener.owning_file() } else { listener })
 }
 
 /// Binds without listening: the port is ours, and the kernel sends connections to the workers' sockets only.

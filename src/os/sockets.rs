@@ -23,14 +23,26 @@ pub fn listen_tcp(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Re
     Ok(socket)
 }
 
-/// Opens a Unix stream listener at `path`, replacing a socket (and nothing else) that is in the way.
+/// Opens a Unix stream listener at `path`, replacing a socket that a dead server left there.
+///
+/// A path that is anything else, or a socket on which somebody listens, is an error.
 pub fn listen_unix(path: &Path, backlog: i32) -> io::Result<Socket> {
     use std::os::unix::fs::FileTypeExt;
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
         }
-        std::fs::remove_file(path)?;
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.set_nonblocking(true)?;
+        match probe.connect(&SockAddr::unix(path)?) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            // A full queue (would block) has an owner too.
+            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::AddrInUse.into())
+            }
+            Err(error) => return Err(error),
+        }
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;

@@ -9,11 +9,11 @@ pub struct IntError(pub String);
 /// The longest run of digits CPython converts.
 pub const MAX_DIGITS: usize = 4300;
 
-/// Reads `text` as `int(text)` does: surrounding Unicode white space, a sign, any Unicode decimal digits with
+/// Reads `text` as `int(text)` does: surrounding white space, a sign, any Unicode decimal digits with
 /// single underscores between them. The result is the ASCII digits with a leading `-` when negative and no
 /// leading zeros, because the number may be larger than any machine integer.
 pub fn parse(text: &str) -> Result<String, IntError> {
-    let trimmed = text.trim_matches(|c: char| in_ranges(unicode::SPACE, c as u32));
+    let trimmed = text.trim_matches(is_blank);
     let (negative, digits) = match trimmed.as_bytes().first() {
         Some(b'-') => (true, &trimmed[1..]),
         Some(b'+') => (false, &trimmed[1..]),
@@ -57,6 +57,15 @@ pub fn parse_i64(text: &str) -> Result<Result<i64, String>, IntError> {
         return Ok(text.parse().map_err(|_| text.to_owned()));
     }
     parse(text).map(|digits| digits.parse().map_err(|_| digits))
+}
+
+/// White space to `int()`: that of ASCII without the separators 0x1c to 0x1f, and beyond ASCII that of Unicode.
+fn is_blank(c: char) -> bool {
+    if c.is_ascii() {
+        matches!(c, ' ' | '\t'..='\r')
+    } else {
+        in_ranges(unicode::SPACE, c as u32)
+    }
 }
 
 fn invalid(text: &str) -> IntError {

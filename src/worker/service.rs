@@ -187,7 +187,7 @@ impl Service {
                 let host = head.host.as_ref().map_or("", text);
                 let secure = head.forwarded_proto.as_ref().map(text) == Some("https")
                     && self.trusted.trusts(incoming.peer.map(|peer| peer.ip()));
-                let origin = format!("{}://{host}", if secure { "https" } else { "http" });
+                let origin = routes::origin(if secure { "https" } else { "http" }, host);
                 routes::refuse(&refused, &origin, text(&head.query), &mut self.answer);
                 Step::Reply
             }
