@@ -173,6 +173,7 @@ impl Listener {
     }
 
     /// Makes the socket file this listener's own: [`remove_file`](Self::remove_file) will delete it.
+    #[must_use]
     pub fn owning_file(mut self) -> Self {
         self.file = self.find_file();
         self

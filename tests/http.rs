@@ -746,7 +746,7 @@ fn a_socket_that_was_replaced_is_left_alone() {
     // The socket of a dead server is in nobody's way.
     let mut server = Server::start(repo, &["--bind", &unix]);
     assert!(over_unix(&path, b"BREW / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 Bad Request\r\n"));
-    std::fs::rename(&path, path.with_extension("old")).unwrap();
+    fs::rename(&path, path.with_extension("old")).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
