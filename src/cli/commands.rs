@@ -138,12 +138,9 @@ fn run_master(prepared: Prepared, loader: master::Loader) -> Result<i32, StartEr
 
 /// Sets up the error log, and lets a panic be a line in it.
 fn start_logging(target: &Target, level: LevelFilter) -> Result<(), StartError> {
-    logger::init(target, level).map_err(|error| {
-        let Target::File(path) = target else { return StartError::new(exit::CONFIG, error.to_string()) };
-        StartError::new(
-            exit::CONFIG,
-            format!("--error-logfile: '{}' isn't writable: {error}", path.display()),
-        )
+    logger::init(target, level).map_err(|error| match target {
+        Target::File(path) => StartError::unwritable("--error-logfile", path, &error),
+        _ => StartError::new(exit::CONFIG, error.to_string()),
     })?;
     std::panic::set_hook(Box::new(|info| {
         let trace = std::backtrace::Backtrace::force_capture().to_string().replace('\n', " | ");

@@ -488,7 +488,6 @@ impl Element {
             Self::Int64 if is_null => EntityValue::Int64(0),
             Self::Double if is_null => EntityValue::Double(0.0),
             Self::Str if is_null => EntityValue::Str(Cow::Borrowed("")),
-            Self::Bool if is_null => EntityValue::Bool(false),
             Self::Int64 => EntityValue::Int64(match item {
                 Json::Int(number) => *number,
                 Json::Bool(_) => {
@@ -573,9 +572,8 @@ fn map<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
         Json::Null => return Ok(EntityValue::Null),
         Json::Object(members) => members,
         Json::Str(text) => {
-            let parsed = pyjson::parse(text.as_bytes()).map_err(|error| decode_error(text, &error))?;
-            return match parsed.value {
-                Json::Object(_) => map(&parsed.value),
+            return match json_text(text)? {
+                object @ Json::Object(_) => map(&object),
                 other => Err(not_a_dict(&other)),
             };
         }
@@ -599,9 +597,8 @@ fn map_list<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
     let items = match value {
         Json::List(items) => items,
         Json::Str(text) => {
-            let parsed = pyjson::parse(text.as_bytes()).map_err(|error| decode_error(text, &error))?;
-            return match parsed.value {
-                Json::List(_) => map_list(&parsed.value),
+            return match json_text(text)? {
+                list @ Json::List(_) => map_list(&list),
                 other => Err(not_a_list(&other)),
             };
         }
@@ -617,6 +614,12 @@ fn map_list<'a>(value: &Json<'a>) -> Result<EntityValue<'a>, String> {
         })
         .collect();
     Ok(EntityValue::List(MAP_LIST, maps?))
+}
+
+/// What `json.loads(text)` makes of a text.
+fn json_text(text: &str) -> Result<Json<'static>, String> {
+    let parsed = pyjson::parse(text.as_bytes()).map_err(|error| decode_error(text, &error))?;
+    Ok(parsed.value)
 }
 
 fn not_a_list(value: &Json<'_>) -> String {

@@ -1,6 +1,7 @@
 //! Everything that can go wrong before the first fork: files, settings, sockets.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,11 @@ impl StartError {
     /// An error with its line.
     pub fn new(code: i32, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
+    }
+
+    /// The log file that `flag` names cannot be written.
+    pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::new(exit::CONFIG, format!("{flag}: '{}' isn't writable: {error}", path.display()))
     }
 }
 
@@ -73,10 +79,7 @@ pub fn load(
     missing: MissingRegistry,
 ) -> Result<Prepared, StartError> {
     if let Target::File(path) = &settings.access_log {
-        let unusable = |error: std::io::Error| {
-            let text = format!("--access-logfile: '{}' isn't writable: {error}", path.display());
-            StartError::new(exit::CONFIG, text)
-        };
+        let unusable = |error: std::io::Error| StartError::unwritable("--access-logfile", path, &error);
         let file = settings.access_log.open().map_err(unusable)?;
         // Workers open it again, as another user if there is one.
         let Identity { uid, gid, .. } = settings.identity;
