@@ -76,6 +76,8 @@ fn requests(c: &mut Criterion) {
                     now_nanos: 0,
                     freshness: Freshness::Unchecked,
                     registry_changed: &mut || false,
+                    waiting_since: None,
+                    meters: None,
                     out_of_patience: false,
                 };
                 let step = get_online_features(black_box(body.as_bytes()), None, &mut cx, &mut answer);

@@ -10,7 +10,7 @@
 //! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
 //! | [`online`] | Where do the bytes come from? |
 //! | [`api`] | What does each route do, step by step? |
-//! | [`worker`] | When does each step run? |
+//! | [`worker`], [`scrape`] | When does each step run? Who reads the metric files? |
 //! | [`master`] | Which processes exist, and in which phase? |
 //! | [`cli`] | What did the operator ask for? |
 
@@ -28,5 +28,6 @@ pub mod net;
 pub mod online;
 pub mod os;
 pub mod registry;
+pub mod scrape;
 pub mod text;
 pub mod worker;

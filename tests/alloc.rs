@@ -84,6 +84,8 @@ impl Service {
             now_nanos: 0,
             freshness: Freshness::Unchecked,
             registry_changed: &mut || false,
+            waiting_since: None,
+            meters: None,
             out_of_patience: false,
         };
         let step = get_online_features(body, None, &mut cx, &mut self.answer);

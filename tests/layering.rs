@@ -11,12 +11,13 @@ const LAYERS: &[&[&str]] = &[
     &["feature"],
     &["online"],
     &["api"],
-    &["worker"],
+    &["worker", "scrape"],
     &["master"],
     &["cli", "main", "lib"],
 ];
 /// Edges inside one layer that are allowed: settings name what they configure.
-const WITHIN: &[(&str, &str)] = &[("config", "http"), ("config", "logging"), ("config", "registry")];
+const WITHIN: &[(&str, &str)] =
+    &[("config", "http"), ("config", "logging"), ("config", "metrics"), ("config", "registry")];
 
 fn layer(module: &str) -> usize {
     LAYERS

@@ -12,8 +12,10 @@ pub mod routes;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::feature::plan::Plan;
+use crate::metrics::meters::Meters;
 use crate::online::OnlineStore;
 use crate::registry::Snapshot;
 
@@ -107,6 +109,10 @@ pub struct Context<'c> {
     pub freshness: Freshness,
     /// Looks at the registry file: true when it is newer than the snapshot.
     pub registry_changed: &'c mut dyn FnMut() -> bool,
+    /// Set when the request was tried before and had to wait: when that was.
+    pub waiting_since: Option<Instant>,
+    /// Where requests are counted, if they are.
+    pub meters: Option<&'c mut Meters>,
     /// The client waits no longer: a busy store fails the request now.
     pub out_of_patience: bool,
 }

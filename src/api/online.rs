@@ -1,5 +1,7 @@
 //! `POST /get-online-features`.
 
+use std::time::Instant;
+
 use super::error::ApiError;
 use super::json_in::{self, Entities, Features, Request};
 use super::{Answer, Context, Freshness, Step};
@@ -10,6 +12,7 @@ use crate::feature::value;
 use crate::online::ReadError;
 use crate::text::time;
 
+mod account;
 mod precomputed;
 
 /// Buffers that live as long as the worker, so that a request allocates nothing that grows with its values.
@@ -26,6 +29,7 @@ pub struct Scratch {
     key_set: usize,
     cells: Cells,
     blocks: Blocks,
+    tally: account::Tally,
 }
 
 /// Pieces of the answer that repeat from column to column.
@@ -89,17 +93,24 @@ enum Outcome {
 }
 
 fn answer_request(request: Request<'_>, cx: &mut Context<'_>, answer: &mut Answer) -> Outcome {
+    let begun = account::begin(cx);
     let plan = match find_plan(&request, cx) {
         Ok(Some(plan)) => plan,
         Ok(None) => return Outcome::ReadExactly,
         Err(Stop::Wait(step)) => return Outcome::Step(step),
         Err(Stop::Error(error)) => {
+            account::unresolved(&request, begun, cx);
             cx.scratch.body = request.entities.into_buffers();
             error.reply(answer);
             return Outcome::Step(Step::Reply);
         }
     };
+    cx.scratch.tally.clear();
     let done = run(&plan, &request.entities, cx, answer);
+    if !matches!(done, Err(Stop::Wait(_))) {
+        account::ended(&plan, account::first_rows(&request.entities), done.is_ok(), begun, cx);
+        account::audit(&request, &plan, done.is_ok(), cx);
+    }
     cx.scratch.body = request.entities.into_buffers();
     match done {
         Ok(()) => {}
@@ -257,12 +268,19 @@ fn fetch(view: &ViewRead, cx: &mut Context<'_>) -> Result<(), Stop> {
     let scratch = &mut *cx.scratch;
     let keys = &scratch.keys[scratch.key_set];
     scratch.cells.reset(keys.len(), view.features.len());
-    match cx.store.read(view, keys, &mut scratch.cells) {
-        Ok(()) => Ok(()),
-        Err(ReadError::Busy) if cx.out_of_patience => Err(other("database is locked")),
-        Err(ReadError::Busy) => Err(Stop::Wait(Step::WaitForStore)),
-        Err(ReadError::Failed(text)) => Err(other(text)),
+    let before = cx.meters.is_some().then(Instant::now);
+    let read = cx.store.read(view, keys, &mut scratch.cells);
+    if let Some(before) = before {
+        scratch.tally.reading += before.elapsed();
     }
+    let failure = match read {
+        Ok(()) => return Ok(()),
+        Err(ReadError::Busy) if cx.out_of_patience => "database is locked".to_owned(),
+        Err(ReadError::Busy) => return Err(Stop::Wait(Step::WaitForStore)),
+        Err(ReadError::Failed(text)) => text,
+    };
+    scratch.tally.store_failed = true;
+    Err(other(failure))
 }
 
 impl Blocks {
@@ -327,7 +345,8 @@ fn write_entities(plan: &Plan, inputs: &Inputs<'_, '_>, rows: usize, blocks: &Bl
 
 /// Writes all columns of the view whose values are in the cells.
 fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<(), Stop> {
-    let Scratch { cells, keys, key_set, blocks, .. } = &mut *cx.scratch;
+    let Scratch { cells, keys, key_set, blocks, tally, .. } = &mut *cx.scratch;
+    let mut missing = 0;
     let unique_of = keys[*key_set].unique_of();
     // All columns of a view share its event times: they are written once and copied.
     blocks.times.clear();
@@ -349,6 +368,7 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
                 Some(bytes) => value::write(out, bytes).map_err(|error| other(error.to_string()))?,
                 None => {
                     all_present = false;
+                    missing += 1;
                     out.extend_from_slice(b"null");
                 }
             }
@@ -375,5 +395,7 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
         }
         end_column_after_statuses(out, &blocks.times);
     }
+    let cells = (view.features.len() * unique_of.len()) as u64;
+    tally.values.push((cells - missing, missing));
     Ok(())
 }

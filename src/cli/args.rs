@@ -93,6 +93,7 @@ const SOCKETS: &str = "Sockets";
 const PROCESSES: &str = "Processes";
 const CLIENTS: &str = "Clients";
 const LOGS: &str = "Logs";
+const METRICS: &str = "Metrics";
 const ANSWERS: &str = "Differences from Feast";
 
 /// Options of `serve`. Everything is optional: what is missing comes from `FEAST_PREFORK_CMD_ARGS`, then from
@@ -137,7 +138,7 @@ pub(super) struct ServeArgs {
     /// TLS certificate (not supported yet)
     #[arg(short, long, value_name = "FILE")]
     pub(super) cert: Option<PathBuf>,
-    /// Serve metrics (not supported yet)
+    /// Count requests and serve the numbers to Prometheus on --metrics-port
     #[arg(short, long)]
     pub(super) metrics: bool,
 
@@ -202,6 +203,17 @@ pub(super) struct ServeArgs {
     /// File for everything else; - = standard error [default: -]
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub(super) error_logfile: Option<String>,
+
+    /// Port that serves metrics [default: 8000]
+    #[arg(long, value_name = "PORT", help_heading = METRICS)]
+    pub(super) metrics_port: Option<u16>,
+    /// Address that serves metrics [default: every address, IPv6 and IPv4]
+    #[arg(long, value_name = "HOST", help_heading = METRICS)]
+    pub(super) metrics_host: Option<String>,
+    /// Label `pid` of live gauges: the process number, or the slot (steady series while workers come and go)
+    /// [default: pid]
+    #[arg(long, value_name = "pid|slot", help_heading = METRICS)]
+    pub(super) metrics_live_label: Option<String>,
 
     /// 422 for bodies that are not declared as JSON
     #[arg(long, help_heading = ANSWERS)]

@@ -81,12 +81,6 @@ fn prepare(location: &Location, flags: &ServeArgs, missing: MissingRegistry) -> 
     for warning in &store.warnings {
         log::warn!("{warning}");
     }
-    if store.metrics_enabled {
-        log::warn!(
-            "{}: feature_server.metrics.enabled: metrics are not supported yet, serving without",
-            store.source
-        );
-    }
     master::load(settings, store, missing)
 }
 

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 use super::args::{LayerArgs, ServeArgs};
-use crate::config::settings::TrustedPeers;
+use crate::config::settings::{MetricsSettings, TrustedPeers};
 use crate::config::yaml::Yaml;
 use crate::config::{Bind, Settings, StoreConfig};
 use crate::exit;
@@ -14,6 +14,7 @@ use crate::http::{head, Limits};
 use crate::ipc::scoreboard::MAX_WORKERS;
 use crate::logging::logger::Target;
 use crate::master::StartError;
+use crate::metrics::meters::LiveLabel;
 use crate::os::process::Identity;
 
 /// Name of the variable that holds more arguments.
@@ -193,6 +194,7 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
         strict_content_type: args.strict_content_type,
         strict_lifecycle: args.strict_lifecycle,
         enforce_ttl: args.enforce_ttl,
+        metrics: metrics(args)?,
     };
     if settings.worker_connections == Some(0) {
         return Err(usage("--worker-connections: must be at least 1".to_owned()));
@@ -219,11 +221,23 @@ fn refuse_later_work(args: &ServeArgs) -> Result<(), StartError> {
     if args.key.is_some() || args.cert.is_some() {
         return Err(later("--key and --cert (TLS)"));
     }
-    if args.metrics {
-        Err(later("--metrics"))
-    } else {
-        Ok(())
-    }
+    Ok(())
+}
+
+fn metrics(args: &ServeArgs) -> Result<MetricsSettings, StartError> {
+    Ok(MetricsSettings {
+        enabled: args.metrics,
+        host: args.metrics_host.as_ref().map(|host| host.trim_matches(['[', ']']).to_owned()),
+        port: args.metrics_port.unwrap_or(8000),
+        live_label: match args.metrics_live_label.as_deref() {
+            None | Some("pid") => LiveLabel::Pid,
+            Some("slot") => LiveLabel::Slot,
+            Some(other) => {
+                let text = format!("--metrics-live-label '{other}': use pid or slot");
+                return Err(StartError::new(exit::USAGE, text));
+            }
+        },
+    })
 }
 
 fn binds(args: &ServeArgs) -> Result<Vec<Bind>, StartError> {
@@ -278,6 +292,7 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
     set("limit_request_body", Value::from(settings.limits.body));
     set("umask", Value::from(format!("{:03o}", settings.umask)));
     set("type", Value::from("http"));
+    set("metrics_port", Value::from(settings.metrics.port));
     if args.forwarded_allow_ips.is_none() {
         set("forwarded_allow_ips", Value::from("127.0.0.1,::1"));
     }
@@ -288,7 +303,7 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
         set("error_logfile", Value::from("-"));
     }
     // Settings of later work, and the two that `bind` already shows.
-    for key in ["key", "cert", "metrics", "host", "port"] {
+    for key in ["key", "cert", "host", "port"] {
         map.remove(key);
     }
     let width = map.keys().map(String::len).max().unwrap_or(0);

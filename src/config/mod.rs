@@ -5,6 +5,7 @@
 //! happen here: I/O other than reading the one file it is asked to read.
 
 pub mod expand;
+mod metrics;
 pub mod settings;
 pub mod store;
 pub mod yaml;

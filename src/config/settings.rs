@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::http::Limits;
 use crate::logging::logger::Target;
+use crate::metrics::meters::LiveLabel;
 use crate::os::process::Identity;
 
 /// Where to listen.
@@ -147,6 +148,19 @@ impl Settings {
     }
 }
 
+/// Where metrics are served. What is counted stands in the repository's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// Metrics are wanted.
+    pub enabled: bool,
+    /// Name or address to listen on; `None` = every address of the machine.
+    pub host: Option<String>,
+    /// Port to listen on; 0 = any free one.
+    pub port: u16,
+    /// What tells the live gauges of processes apart.
+    pub live_label: LiveLabel,
+}
+
 /// Everything the server was told, in the units the code works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -198,6 +212,8 @@ pub struct Settings {
     pub strict_lifecycle: bool,
     /// OUTSIDE_MAX_AGE for values older than their TTL.
     pub enforce_ttl: bool,
+    /// Where metrics are served.
+    pub metrics: MetricsSettings,
 }
 
 #[cfg(test)]

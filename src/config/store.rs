@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 
 use super::expand::expand;
+use super::metrics::categories;
 use super::yaml::{self, Yaml};
 use super::ConfigError;
+use crate::metrics::meters::Categories;
 use crate::registry::snapshot::SnapshotRules;
 
 /// What the server needs of a repository.
@@ -28,6 +30,8 @@ pub struct StoreConfig {
     pub key_version: i64,
     /// `feature_server.metrics.enabled`
     pub metrics_enabled: bool,
+    /// The rest of `feature_server.metrics`: what is counted.
+    pub metrics: Categories,
     /// The `feast_prefork` block: this server's own settings, as flags would give them.
     pub own_settings: Vec<(String, Yaml)>,
     /// What an operator should know although the server starts.
@@ -251,7 +255,7 @@ impl Checker<'_> {
         let online_store = self.online_store(&project)?;
         self.no_auth()?;
         self.blocks()?;
-        let metrics_enabled = self.feature_server()?;
+        let (metrics_enabled, metrics) = self.feature_server()?;
         let key_version = match self.tree.get("entity_key_serialization_version") {
             None => 3,
             Some(value) => self.int("entity_key_serialization_version", value)?,
@@ -278,6 +282,7 @@ impl Checker<'_> {
             online_store,
             key_version,
             metrics_enabled,
+            metrics,
             own_settings,
             warnings: self.warnings,
         })
@@ -452,9 +457,10 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn feature_server(&mut self) -> Result<bool, ConfigError> {
+    /// Checks the block; whether metrics are on, and which.
+    fn feature_server(&mut self) -> Result<(bool, Categories), ConfigError> {
         let value = match self.tree.get("feature_server") {
-            None | Some(Yaml::Null) => return Ok(false),
+            None | Some(Yaml::Null) => return Ok((false, Categories::default())),
             Some(value @ Yaml::Map(_)) => value,
             Some(other) => return Err(self.mismatch("feature_server", other, "a block")),
         };
@@ -484,7 +490,7 @@ impl Checker<'_> {
                 self.source
             ));
         }
-        Ok(value.get("metrics").and_then(|metrics| metrics.get("enabled")) == Some(&Yaml::Bool(true)))
+        Ok((on("metrics"), categories(value.get("metrics"))))
     }
 
     /// Checks every key of a block; `strict` blocks have no unknown ones.

@@ -120,6 +120,8 @@ pub struct Plan {
     pub precomputed: Option<Precomputed>,
     /// Everything behind the list of results, up to the end of the body.
     pub tail: Vec<u8>,
+    /// Features and views asked for, as metrics count them.
+    pub sizes: (u64, u64),
     /// All join keys of the project and mapped keys of the request, sorted (for an error text).
     all_keys: Vec<String>,
     /// Recognised keys of the request (for the same text).
@@ -148,6 +150,7 @@ impl Plan {
             views: Vec::new(),
             precomputed: None,
             tail: tail(shape, &recognised, &blocks, precompute),
+            sizes: sizes(shape, snapshot).unwrap_or_default(),
             all_keys: all_keys(snapshot, &blocks),
             provided: recognised.provided.clone(),
         };
@@ -236,6 +239,25 @@ impl Plan {
             pyrepr::repr_list(self.provided.iter().map(String::as_str)),
         )
     }
+}
+
+/// The view that a reference names, without its version; `None` when it names none.
+pub fn view_of(reference: &str) -> Option<&str> {
+    resolve::view_of(reference)
+}
+
+/// Features and views that a request asks for, as metrics count them: all references, and the distinct views of
+/// those that name one; of a service all features and all projections. `None`: there is no such service.
+pub fn sizes(shape: &Shape<'_>, snapshot: &Snapshot) -> Option<(u64, u64)> {
+    if let Some(name) = shape.service {
+        let projections = &snapshot.service(name)?.projections;
+        let features: usize = projections.iter().map(|projection| projection.features.len()).sum();
+        return Some((features as u64, projections.len() as u64));
+    }
+    let mut views: Vec<&str> = shape.features.iter().filter_map(|name| resolve::view_of(name)).collect();
+    views.sort_unstable();
+    views.dedup();
+    Some((shape.features.len() as u64, views.len() as u64))
 }
 
 /// Name of a view's table: `<project>_<view>`, with `_v<N>` for versions above 0.

@@ -128,6 +128,11 @@ fn parse(reference: &str) -> Result<Reference<'_>, PlanError> {
     Ok(Reference { view_part, view, version, feature })
 }
 
+/// The view that a reference names, without its version; `None` when it names none.
+pub(super) fn view_of(reference: &str) -> Option<&str> {
+    parse(reference).ok().map(|reference| reference.view)
+}
+
 fn version_number(tag: &str) -> Option<i32> {
     let digits = tag.strip_prefix(['v', 'V'])?;
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());

@@ -4,6 +4,7 @@
 //! signal is always heard. Boot and reload share one path: load (may fail, nothing has changed), then commit.
 //! What must not happen here: threads, TLS, SQL, requests.
 
+mod metrics;
 mod prepare;
 mod reap;
 mod recycle_log;
@@ -24,6 +25,7 @@ use crate::net::Listener;
 use crate::os::signals::{Pipe, Signal};
 use crate::worker;
 
+use metrics::Metrics;
 pub(crate) use prepare::version_id;
 pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
 use reap::Backoff;
@@ -73,6 +75,7 @@ pub struct Master {
     ever_ready: bool,
     backoff: Backoff,
     recycles: RecycleLog,
+    metrics: Option<Metrics>,
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
@@ -87,6 +90,9 @@ impl Master {
         let board = Scoreboard::new().map_err(failed)?;
         let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
         let listeners = bind_all(&prepared.settings)?;
+        let metrics = &prepared.settings.metrics;
+        let metrics =
+            metrics.enabled.then(|| Metrics::open(metrics, &prepared.settings.identity)).transpose()?;
         let now = Instant::now();
         Ok(Self {
             target: prepared.settings.workers,
@@ -104,6 +110,7 @@ impl Master {
             ever_ready: false,
             backoff: Backoff::default(),
             recycles: RecycleLog::new(now),
+            metrics,
             scratch: vec![0; worker::SCRATCH],
             now,
         })
@@ -120,6 +127,7 @@ impl Master {
         log::info!("Using worker: feast-prefork");
         worker::warm_up();
         loop {
+            self.keep_scraper();
             self.converge();
             self.wait();
             for signal in self.signals.drain() {
@@ -131,6 +139,7 @@ impl Master {
             self.overdue();
             self.refresh_registry();
             self.recycles.report(self.now);
+            self.show_states();
             if self.workers.is_empty() && self.phase != Phase::Running {
                 return self.leave();
             }
@@ -191,6 +200,7 @@ impl Master {
         for worker in &mut self.workers {
             worker.signal(signal);
             worker.duty = Duty::Stopping { until };
+            worker.leaves_because = "stopped";
         }
     }
 
@@ -229,7 +239,16 @@ impl Master {
         self.prepared.refresh();
     }
 
+    fn show_states(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.show_states(self.workers.iter().map(|worker| self.board.slot(worker.slot).state()));
+        }
+    }
+
     fn leave(&mut self) -> i32 {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.close();
+        }
         if self.exit_code == exit::OK {
             log::info!("Shutting down: Master");
         } else {
@@ -262,6 +281,7 @@ impl Master {
         for worker in &mut self.workers {
             if matches!(worker.duty, Duty::Serving) {
                 worker.duty = Duty::AwaitingSuccessor;
+                worker.leaves_because = "reloaded";
             }
         }
     }
@@ -269,8 +289,13 @@ impl Master {
     /// Opens the listeners that are new, keeps those that stay, closes the others. An error changes nothing.
     fn rebind(&mut self, next: &Prepared) -> Result<(), StartError> {
         let (old, new) = (&self.prepared.settings, &next.settings);
+        let fixed =
+            |what: &str| StartError::new(exit::CONFIG, format!("{what} can only be changed by a restart"));
         if old.reuse_port != new.reuse_port {
-            return Err(StartError::new(exit::CONFIG, "reuse_port can only be changed by a restart"));
+            return Err(fixed("reuse_port"));
+        }
+        if old.metrics != new.metrics {
+            return Err(fixed("whether and where metrics are served"));
         }
         if old.binds == new.binds {
             return Ok(());

@@ -74,7 +74,7 @@ pub enum MissingRegistry {
 
 /// Loads the registry that `store` names.
 pub fn load(
-    settings: Settings,
+    mut settings: Settings,
     store: StoreConfig,
     missing: MissingRegistry,
 ) -> Result<Prepared, StartError> {
@@ -89,6 +89,7 @@ pub fn load(
             nix::unistd::chown(path, uid, gid).map_err(|error| unusable(error.into()))?;
         }
     }
+    settings.metrics.enabled |= store.metrics_enabled;
     let mut rules = store.registry_rules;
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);

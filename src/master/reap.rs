@@ -110,7 +110,9 @@ impl Master {
             };
             // As process 1 of a container, orphans of others end up here, too.
             let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else {
-                log::debug!("reaped pid {pid}, which is not a worker");
+                if !self.scraper_died(pid, self.now) {
+                    log::debug!("reaped pid {pid}, which is not a worker");
+                }
                 continue;
             };
             let worker = self.workers.swap_remove(index);
@@ -123,6 +125,7 @@ impl Master {
         slot.set_connections(0);
         slot.set_state(SlotState::Free);
         report(worker, end);
+        self.bury_metrics(worker, end);
         self.successor_died(worker.pid);
         let told = matches!(worker.duty, Duty::Stopping { .. });
         match verdict(end, !self.ever_ready, told) {
@@ -140,6 +143,22 @@ impl Master {
                 }
             }
         }
+    }
+
+    /// Forgets the gauges of a dead worker and counts its end.
+    fn bury_metrics(&mut self, worker: &WorkerRecord, end: End) {
+        let Some(metrics) = &mut self.metrics else { return };
+        if let Some(slot) = worker.meter_slot {
+            let label = self.prepared.settings.metrics.live_label;
+            metrics.directory.bury(&label.id(slot, worker.pid.as_raw().cast_unsigned()));
+            metrics.directory.forget_maxima(slot);
+        }
+        metrics.count_exit(match end {
+            End::Exit(0) => worker.leaves_because,
+            End::Exit(_) => "failed",
+            End::Signal(_) if worker.aborted.is_some() => "timeout",
+            End::Signal(_) => "killed",
+        });
     }
 
     /// Whoever was handing over to the dead worker serves on and needs another successor.

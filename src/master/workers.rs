@@ -6,13 +6,15 @@ use std::time::Instant;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::{Master, Phase};
+use super::{Master, Phase, Prepared};
 use crate::exit;
 use crate::ipc::channel::{Channel, ToWorker};
 use crate::ipc::scoreboard::SlotState;
+use crate::metrics::meters::Meters;
 use crate::net::Listener;
 use crate::os::fdpass;
 use crate::os::fork::{exit_now, fork_blocked, unblock_signals, Side};
+use crate::os::mapfile::FileLock;
 use crate::os::signals::{Pipe, Signal};
 use crate::worker::{self, Boot};
 
@@ -56,6 +58,10 @@ pub(super) struct WorkerRecord {
     pub(super) aborted: Option<Instant>,
     /// This master has killed it.
     pub(super) killed: bool,
+    /// Where it counts, if it does.
+    pub(super) meter_slot: Option<usize>,
+    /// Why it leaves, as metrics name it, should it leave in peace.
+    pub(super) leaves_because: &'static str,
 }
 
 impl WorkerRecord {
@@ -154,6 +160,9 @@ impl Master {
                 .min_by_key(|w| self.board.slot(w.slot).connections())
                 .map(|w| w.pid);
             let Some(to) = heir else { return };
+            if let Some(worker) = self.workers.iter_mut().find(|w| w.pid == from) {
+                worker.leaves_because = "scaled_down";
+            }
             self.hand_over(from, to);
         }
     }
@@ -212,6 +221,7 @@ impl Master {
         let worker = &mut self.workers[index];
         if worker.duty == Duty::Serving {
             worker.duty = Duty::AwaitingSuccessor;
+            worker.leaves_because = "recycled";
         }
     }
 
@@ -227,6 +237,8 @@ impl Master {
         let limit = (settings.max_requests > 0).then(|| settings.max_requests.saturating_add(jitter));
         let recycled = predecessor.is_some() && !self.is_reloading();
         let quiet = recycled && !self.recycles.speak(self.now);
+        let taken: Vec<usize> = self.workers.iter().filter_map(|worker| worker.meter_slot).collect();
+        let meters = self.metrics.as_ref().and_then(|metrics| metrics.claim(&taken));
         let forked = Channel::pair().and_then(|ends| Ok((ends, fork_blocked()?)));
         let ((ours, theirs), side) = match forked {
             Ok(forked) => forked,
@@ -240,7 +252,7 @@ impl Master {
         match side {
             Side::Child => {
                 drop(ours);
-                self.become_worker(slot, theirs, seed, limit, quiet)
+                self.become_worker(slot, theirs, seed, limit, quiet, meters)
             }
             Side::Parent(pid) => {
                 self.board.slot(slot).set_pid(pid.as_raw());
@@ -255,6 +267,8 @@ impl Master {
                     predecessor,
                     aborted: None,
                     killed: false,
+                    meter_slot: meters.map(|(slot, _)| slot),
+                    leaves_because: "stopped",
                 });
                 self.next_age += 1;
                 true
@@ -270,9 +284,11 @@ impl Master {
         seed: u64,
         limit: Option<u64>,
         quiet: bool,
+        meters: Option<(usize, FileLock)>,
     ) -> ! {
         // A sibling's channel held open here would hide the master's death from that sibling.
         self.workers.clear();
+        let meters = self.open_meters(meters);
         fastrand::seed(seed);
         crate::os::process::set_name("feast-worker");
         let prepared = self.listeners_of_worker().and_then(|listeners| {
@@ -301,11 +317,22 @@ impl Master {
             channel,
             signals,
             limit,
+            meters,
             scratch: std::mem::take(&mut self.scratch),
             quiet,
         };
         let code = catch_unwind(AssertUnwindSafe(|| worker::run(boot))).unwrap_or(exit::CRASHED);
         exit_now(code)
+    }
+
+    /// Opens a worker's metric files, before it gives up the master's rights. One that cannot serves without.
+    fn open_meters(&mut self, slot: Option<(usize, FileLock)>) -> Option<Meters> {
+        let metrics = self.metrics.take()?;
+        let Prepared { settings, store, .. } = &self.prepared;
+        let dir = metrics.directory.path();
+        Meters::open(dir, slot?, settings.metrics.live_label, store.metrics.clone())
+            .map_err(|error| log::warn!("a worker serves without metrics: {}: {error}", dir.display()))
+            .ok()
     }
 
     /// The sockets a worker accepts on. With `reuse_port` it opens its own while it still has the rights of the

@@ -1,9 +1,15 @@
 //! Merging the files of many processes, by the rules of the Python client.
+//!
+//! Workers write the same few keys into their files. So each distinct key is parsed once, files stay open from
+//! one scrape to the next, and a scrape of many workers is mostly adding numbers.
 
 use std::collections::HashMap;
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::expose::go_float;
 use super::file::{Entries, FileName};
@@ -95,11 +101,24 @@ impl Mode {
 }
 
 /// One entry as it was read.
+#[derive(Clone, Copy)]
 struct Reading {
-    sample: String,
-    labels: Labels,
+    /// Index of its key among the keys of this merge.
+    key: usize,
+    /// Index of its file.
+    file: usize,
     value: f64,
     timestamp: f64,
+}
+
+/// A key taken apart.
+#[derive(Debug)]
+struct Key {
+    family: String,
+    sample: String,
+    /// Sorted: equal label sets are one, however they were spelt.
+    labels: Labels,
+    help: String,
 }
 
 struct Collected {
@@ -119,67 +138,173 @@ pub struct Merged {
     pub damaged: Vec<PathBuf>,
 }
 
-/// Reads and merges the files of `dir`, in the order of their names. Files that vanish, and files that are none
-/// of ours, are passed over; what is whole in a damaged file counts.
-pub fn merge(dir: &Path) -> io::Result<Merged> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
-    paths.sort_unstable();
-    let mut merged = Merged::default();
-    let mut collected: Vec<Collected> = Vec::new();
-    let mut by_name: HashMap<String, usize> = HashMap::new();
-    for path in paths {
-        let Some(name) = FileName::parse(&path) else { continue };
-        let Ok(bytes) = fs::read(&path) else { continue };
-        let Some(kind) = Kind::from_prefix(&name.kind) else {
-            if Entries::new(&bytes).next().is_some() {
-                merged.damaged.push(path);
-            }
-            continue;
-        };
-        if !collect(&name, kind, &bytes, &mut collected, &mut by_name) {
-            merged.damaged.push(path);
-        }
-    }
-    merged.families = collected.into_iter().map(fold).collect();
-    Ok(merged)
+/// An open file of the directory.
+#[derive(Debug)]
+struct Known {
+    inode: u64,
+    file: File,
+    name: FileName,
 }
 
-/// Takes the entries of one file; false when some of it could not be read.
-fn collect(
-    name: &FileName,
-    kind: Kind,
-    bytes: &[u8],
-    collected: &mut Vec<Collected>,
-    by_name: &mut HashMap<String, usize>,
-) -> bool {
-    let mut entries = Entries::new(bytes);
-    for entry in entries.by_ref() {
-        let Some((family, sample, mut labels, help)) = parse_key(entry.key) else { return false };
-        let index = *by_name.entry(family).or_insert_with_key(|family| {
-            let (name, mode, readings) = (family.clone(), Mode::All, Vec::new());
-            collected.push(Collected { name, kind, mode, help, readings });
-            collected.len() - 1
-        });
-        let metric = &mut collected[index];
-        if kind == Kind::Gauge {
-            metric.mode = Mode::from_name(&name.mode);
-            labels.retain(|(label, _)| label != "pid");
-            labels.push(("pid".to_owned(), name.id.clone()));
+/// Merges a directory again and again.
+#[derive(Debug, Default)]
+pub struct Merger {
+    files: HashMap<OsString, Known>,
+    keys: HashMap<Box<str>, Option<Rc<Key>>, foldhash::fast::RandomState>,
+    buffer: Vec<u8>,
+}
+
+/// Most keys kept from one merge to the next.
+const MAX_KEYS: usize = 100_000;
+/// Read first: the used part of most files.
+const FIRST_READ: usize = 8 << 10;
+
+/// Reads and merges the files of `dir` once.
+pub fn merge(dir: &Path) -> io::Result<Merged> {
+    Merger::default().merge(dir)
+}
+
+impl Merger {
+    /// Reads and merges the files of `dir`, in the order of their names. Files that vanish, and files that are
+    /// none of ours, are passed over; what is whole in a damaged file counts.
+    pub fn merge(&mut self, dir: &Path) -> io::Result<Merged> {
+        let mut listing: Vec<(OsString, u64)> =
+            fs::read_dir(dir)?.flatten().map(|entry| (entry.file_name(), entry.ino())).collect();
+        listing.sort_unstable();
+        let mut merged = Merged::default();
+        let mut collecting = Collecting::default();
+        for (name, inode) in &listing {
+            let Some(known) = self.open(dir, name, *inode) else { continue };
+            let ids = (known.name.kind.clone(), known.name.mode.clone(), known.name.id.clone());
+            let Ok(length) = self.read(name) else { continue };
+            let bytes = &self.buffer[..length];
+            let Some(kind) = Kind::from_prefix(&ids.0) else {
+                if Entries::new(bytes).next().is_some() {
+                    merged.damaged.push(dir.join(name));
+                }
+                continue;
+            };
+            if !collecting.file(kind, &ids.1, ids.2, bytes, &mut self.keys) {
+                merged.damaged.push(dir.join(name));
+            }
         }
-        metric.readings.push(Reading { sample, labels, value: entry.value, timestamp: entry.timestamp });
+        if self.files.len() > listing.len() {
+            self.files.retain(|name, _| listing.binary_search_by(|(listed, _)| listed.cmp(name)).is_ok());
+        }
+        if self.keys.len() > MAX_KEYS {
+            self.keys.clear();
+        }
+        merged.families = collecting.finish();
+        Ok(merged)
     }
-    !entries.is_damaged()
+
+    /// The open file called `name`; another inode is another file. `None`: none of ours, or gone.
+    fn open(&mut self, dir: &Path, name: &OsString, inode: u64) -> Option<&Known> {
+        if self.files.get(name).is_none_or(|known| known.inode != inode) {
+            let parsed = FileName::parse(Path::new(name))?;
+            let file = File::open(dir.join(name)).ok()?;
+            self.files.insert(name.clone(), Known { inode, file, name: parsed });
+        }
+        self.files.get(name)
+    }
+
+    /// Reads the used part of a file into the buffer; returns its length.
+    fn read(&mut self, name: &OsString) -> io::Result<usize> {
+        let Some(known) = self.files.get(name) else { return Ok(0) };
+        if self.buffer.len() < FIRST_READ {
+            self.buffer.resize(FIRST_READ, 0);
+        }
+        let mut length = known.file.read_at(&mut self.buffer[..FIRST_READ], 0)?;
+        let wanted = Entries::new(&self.buffer[..length]).declared();
+        // A little more than is used: an entry whose timestamp was cut off is still an entry.
+        let wanted = wanted.saturating_add(16);
+        while length < wanted {
+            if self.buffer.len() < wanted {
+                // Not more than there is, whatever the file says of itself.
+                let size = usize::try_from(known.file.metadata()?.len()).unwrap_or(usize::MAX);
+                self.buffer.resize(wanted.min(size.max(FIRST_READ)), 0);
+            }
+            match known.file.read_at(&mut self.buffer[length..], length as u64)? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        Ok(length)
+    }
+}
+
+/// The entries of all files, by family.
+#[derive(Default)]
+struct Collecting {
+    families: Vec<Collected>,
+    by_name: HashMap<String, usize>,
+    /// Distinct keys with the family of each.
+    keys: Vec<(Rc<Key>, usize)>,
+    by_text: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
+    /// Identity of each file: the label of its gauges.
+    ids: Vec<String>,
+}
+
+type KnownKeys = HashMap<Box<str>, Option<Rc<Key>>, foldhash::fast::RandomState>;
+
+impl Collecting {
+    /// Takes the entries of one file; false when some of it could not be read.
+    fn file(&mut self, kind: Kind, mode: &str, id: String, bytes: &[u8], known: &mut KnownKeys) -> bool {
+        self.ids.push(id);
+        let mode = Mode::from_name(mode);
+        let mut entries = Entries::new(bytes);
+        for entry in entries.by_ref() {
+            let Some(key) = self.key(entry.key, kind, known) else { return false };
+            let family = &mut self.families[self.keys[key].1];
+            if kind == Kind::Gauge {
+                family.mode = mode;
+            }
+            let file = self.ids.len() - 1;
+            family.readings.push(Reading { key, file, value: entry.value, timestamp: entry.timestamp });
+        }
+        !entries.is_damaged()
+    }
+
+    /// The index of a key, which names its family when it is the first of it. `None`: not a key.
+    fn key(&mut self, text: &str, kind: Kind, known: &mut KnownKeys) -> Option<usize> {
+        if let Some(&index) = self.by_text.get(text) {
+            return Some(index);
+        }
+        if !known.contains_key(text) {
+            known.insert(text.into(), parse_key(text).map(Rc::new));
+        }
+        let key = known.get(text)?.clone()?;
+        let family = *self.by_name.entry(key.family.clone()).or_insert_with_key(|name| {
+            self.families.push(Collected {
+                name: name.clone(),
+                kind,
+                mode: Mode::All,
+                help: key.help.clone(),
+                readings: Vec::new(),
+            });
+            self.families.len() - 1
+        });
+        self.keys.push((key, family));
+        self.by_text.insert(text.into(), self.keys.len() - 1);
+        Some(self.keys.len() - 1)
+    }
+
+    fn finish(self) -> Vec<Family> {
+        let Self { families, keys, ids, .. } = self;
+        families.into_iter().map(|family| fold(family, &keys, &ids)).collect()
+    }
 }
 
 /// Reads a key: a JSON list of family, sample, labels and help.
-fn parse_key(key: &str) -> Option<(String, String, Labels, String)> {
+fn parse_key(key: &str) -> Option<Key> {
     let (family, sample, labels, help): (String, String, serde_json::Map<String, serde_json::Value>, String) =
         serde_json::from_str(key).ok()?;
     let mut pairs = Vec::with_capacity(labels.len());
     for (name, value) in labels {
         pairs.push((name, value.as_str()?.to_owned()));
     }
-    Some((family, sample, pairs, help))
+    pairs.sort_unstable();
+    Some(Key { family, sample, labels: pairs, help })
 }
 
 /// Samples by name and labels, in the order of their first appearance.
@@ -190,77 +315,117 @@ struct Samples {
 }
 
 impl Samples {
-    fn place(&mut self, name: &str, labels: &Labels) -> Option<usize> {
+    /// The place of a sample, if it has one.
+    fn find(&self, name: &str, labels: &Labels) -> Option<usize> {
         self.places.get(&(name.to_owned(), labels.clone())).copied()
     }
 
-    fn set(&mut self, name: &str, labels: &Labels, value: f64) {
-        match self.place(name, labels) {
-            Some(place) => self.list[place].value = value,
-            None => {
-                self.places.insert((name.to_owned(), labels.clone()), self.list.len());
-                self.list.push(Sample { name: name.to_owned(), labels: labels.clone(), value });
-            }
-        }
-    }
-
-    fn get(&mut self, name: &str, labels: &Labels) -> Option<f64> {
-        self.place(name, labels).map(|place| self.list[place].value)
-    }
-
-    fn add(&mut self, name: &str, labels: &Labels, value: f64) {
-        let before = self.get(name, labels).unwrap_or(0.0);
-        self.set(name, labels, before + value);
+    /// Appends a sample.
+    fn push(&mut self, name: &str, labels: &Labels, value: f64) -> usize {
+        self.places.insert((name.to_owned(), labels.clone()), self.list.len());
+        self.list.push(Sample { name: name.to_owned(), labels: labels.clone(), value });
+        self.list.len() - 1
     }
 }
 
-fn fold(collected: Collected) -> Family {
-    let Collected { name, kind, mode, help, mut readings } = collected;
-    // Equal label sets are one, however they were spelt.
-    for reading in &mut readings {
-        reading.labels.sort_unstable();
-    }
-    let samples = match kind {
-        Kind::Gauge => fold_gauge(mode, readings),
-        Kind::Histogram => fold_histogram(&name, &readings),
-        _ => {
-            let mut samples = Samples::default();
-            readings.iter().for_each(|r| samples.add(&r.sample, &r.labels, r.value));
-            samples.list
-        }
+type Keys = [(Rc<Key>, usize)];
+
+fn fold(collected: Collected, keys: &Keys, ids: &[String]) -> Family {
+    let Collected { name, kind, mode, help, readings } = collected;
+    let samples = match (kind, mode) {
+        (Kind::Gauge, Mode::All) => fold_by_process(&readings, keys, ids),
+        (Kind::Gauge, mode) => fold_gauge(mode, &readings, keys),
+        (Kind::Histogram, _) => fold_histogram(&name, &readings, keys),
+        _ => fold_sums(&readings, keys),
     };
     Family { name, kind, help, samples }
 }
 
-fn fold_gauge(mode: Mode, readings: Vec<Reading>) -> Vec<Sample> {
+/// Where each key's numbers go, found once per key.
+struct Memo<T>(HashMap<usize, T, foldhash::fast::RandomState>);
+
+impl<T: Copy> Memo<T> {
+    fn new() -> Self {
+        Self(HashMap::default())
+    }
+
+    fn get(&mut self, key: usize, find: impl FnOnce() -> T) -> T {
+        *self.0.entry(key).or_insert_with(find)
+    }
+}
+
+fn fold_sums(readings: &[Reading], keys: &Keys) -> Vec<Sample> {
     let mut samples = Samples::default();
-    let mut times: HashMap<(String, Labels), f64> = HashMap::new();
-    for Reading { sample, mut labels, value, timestamp } in readings {
-        if mode != Mode::All {
-            labels.retain(|(label, _)| label != "pid");
-        }
-        let known = samples.get(&sample, &labels);
-        match mode {
-            Mode::All => samples.set(&sample, &labels, value),
-            Mode::Sum => samples.add(&sample, &labels, value),
-            // Not a number is neither less nor greater: the first one stays, a later one is passed over.
-            Mode::Min if known.is_none_or(|known| value < known) => samples.set(&sample, &labels, value),
-            Mode::Max if known.is_none_or(|known| value > known) => samples.set(&sample, &labels, value),
-            Mode::Min | Mode::Max => {}
-            Mode::MostRecent => {
-                let time = times.entry((sample.clone(), labels.clone())).or_insert(0.0);
-                if *time < timestamp {
-                    *time = timestamp;
-                    samples.set(&sample, &labels, value);
-                }
+    let mut memo = Memo::new();
+    for reading in readings {
+        let Key { sample, labels, .. } = &*keys[reading.key].0;
+        let place = memo.get(reading.key, || {
+            samples.find(sample, labels).unwrap_or_else(|| samples.push(sample, labels, 0.0))
+        });
+        samples.list[place].value += reading.value;
+    }
+    samples.list
+}
+
+/// One sample per process, told apart by a label.
+fn fold_by_process(readings: &[Reading], keys: &Keys, ids: &[String]) -> Vec<Sample> {
+    let mut samples = Samples::default();
+    for reading in readings {
+        let Key { sample, labels, .. } = &*keys[reading.key].0;
+        let mut labels: Labels = labels.iter().filter(|(label, _)| label != "pid").cloned().collect();
+        labels.push(("pid".to_owned(), ids[reading.file].clone()));
+        match samples.find(sample, &labels) {
+            Some(place) => samples.list[place].value = reading.value,
+            None => {
+                samples.push(sample, &labels, reading.value);
             }
         }
     }
     samples.list
 }
 
+fn fold_gauge(mode: Mode, readings: &[Reading], keys: &Keys) -> Vec<Sample> {
+    let mut samples = Samples::default();
+    // The place of a sample once it has a value; the key of the first spelling stands for all.
+    let mut places: HashMap<usize, usize> = HashMap::new();
+    let mut times: HashMap<usize, f64> = HashMap::new();
+    let mut first: HashMap<(String, Labels), usize> = HashMap::new();
+    let mut memo = Memo::new();
+    for &Reading { key, value, timestamp, .. } in readings {
+        let Key { sample, labels, .. } = &*keys[key].0;
+        let labels = || -> Labels { labels.iter().filter(|(label, _)| label != "pid").cloned().collect() };
+        let identity = memo.get(key, || *first.entry((sample.clone(), labels())).or_insert(key));
+        let place = places.get(&identity).copied();
+        let known = place.map(|place| samples.list[place].value);
+        let new = match mode {
+            Mode::Sum => Some(known.unwrap_or(0.0) + value),
+            // Not a number is neither less nor greater: the first one stays, a later one is passed over.
+            Mode::Min => known.is_none_or(|known| value < known).then_some(value),
+            Mode::Max => known.is_none_or(|known| value > known).then_some(value),
+            Mode::MostRecent => {
+                let time = times.entry(identity).or_insert(0.0);
+                let later = *time < timestamp;
+                if later {
+                    *time = timestamp;
+                }
+                later.then_some(value)
+            }
+            Mode::All => Some(value),
+        };
+        let Some(new) = new else { continue };
+        let place = place.unwrap_or_else(|| {
+            let place = samples.push(sample, &labels(), 0.0);
+            places.insert(identity, place);
+            place
+        });
+        samples.list[place].value = new;
+    }
+    samples.list
+}
+
 /// One label set of a histogram.
 struct Group {
+    labels: Labels,
     /// Number of the reading that was its first besides buckets.
     first_plain: usize,
     /// Sum, and whatever else is no bucket.
@@ -269,48 +434,78 @@ struct Group {
     bounds: Vec<(f64, f64)>,
 }
 
+/// Where a reading of a histogram goes.
+#[derive(Clone, Copy)]
+enum Target {
+    Bucket(usize, usize),
+    Plain(usize, usize),
+    /// A bound that is no number belongs nowhere.
+    Nowhere,
+}
+
 /// The stored buckets are not cumulative; the printed ones are, and the count is their total. Label sets come in
 /// the order of their first sum; those that have only buckets follow.
-fn fold_histogram(name: &str, readings: &[Reading]) -> Vec<Sample> {
-    let mut groups: Vec<(Labels, Group)> = Vec::new();
+fn fold_histogram(name: &str, readings: &[Reading], keys: &Keys) -> Vec<Sample> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut by_labels: HashMap<Labels, usize> = HashMap::new();
+    let mut memo = Memo::new();
     for (number, reading) in readings.iter().enumerate() {
-        let bound = reading.labels.iter().find(|(label, _)| label == "le");
-        let labels: Labels = reading.labels.iter().filter(|(label, _)| label != "le").cloned().collect();
-        let place = groups.iter().position(|(known, _)| *known == labels).unwrap_or_else(|| {
-            groups.push((labels, Group { first_plain: usize::MAX, plain: Vec::new(), bounds: Vec::new() }));
-            groups.len() - 1
+        let target = memo.get(reading.key, || {
+            let key = &*keys[reading.key].0;
+            let labels: Labels = key.labels.iter().filter(|(label, _)| label != "le").cloned().collect();
+            let place = *by_labels.entry(labels).or_insert_with_key(|labels| {
+                let labels = labels.clone();
+                groups.push(Group { labels, first_plain: usize::MAX, plain: Vec::new(), bounds: Vec::new() });
+                groups.len() - 1
+            });
+            groups[place].target(place, key, number)
         });
-        let (labels, group) = &mut groups[place];
-        match bound.map(|(_, text)| parse_bound(text)) {
-            // A bound that is no number belongs nowhere.
-            Some(None) => {}
-            Some(Some(bound)) => match group.bounds.iter_mut().find(|(known, _)| *known == bound) {
-                Some(known) => known.1 += reading.value,
-                None => group.bounds.push((bound, reading.value)),
-            },
-            None => match group.plain.iter_mut().find(|sample| sample.name == reading.sample) {
-                Some(known) => known.value += reading.value,
-                None => {
-                    group.first_plain = group.first_plain.min(number);
-                    group.plain.push(Sample {
-                        name: reading.sample.clone(),
-                        labels: labels.clone(),
-                        value: reading.value,
-                    });
-                }
-            },
+        match target {
+            Target::Bucket(group, bucket) => groups[group].bounds[bucket].1 += reading.value,
+            Target::Plain(group, plain) => groups[group].plain[plain].value += reading.value,
+            Target::Nowhere => {}
         }
     }
-    groups.sort_by_key(|(_, group)| group.first_plain);
-    let mut samples = Vec::new();
-    for (labels, Group { mut plain, mut bounds, .. }) in groups {
+    groups.sort_by_key(|group| group.first_plain);
+    groups.into_iter().flat_map(|group| group.samples(name)).collect()
+}
+
+impl Group {
+    /// Finds or makes the place of `key` in this group, which is number `place`.
+    fn target(&mut self, place: usize, key: &Key, number: usize) -> Target {
+        let bound = key.labels.iter().find(|(label, _)| label == "le").map(|(_, text)| parse_bound(text));
+        match bound {
+            Some(None) => Target::Nowhere,
+            Some(Some(bound)) => {
+                let known = self.bounds.iter().position(|(known, _)| *known == bound);
+                let index = known.unwrap_or_else(|| {
+                    self.bounds.push((bound, 0.0));
+                    self.bounds.len() - 1
+                });
+                Target::Bucket(place, index)
+            }
+            None => {
+                let known = self.plain.iter().position(|sample| sample.name == key.sample);
+                let index = known.unwrap_or_else(|| {
+                    self.first_plain = self.first_plain.min(number);
+                    let labels = self.labels.clone();
+                    self.plain.push(Sample { name: key.sample.clone(), labels, value: 0.0 });
+                    self.plain.len() - 1
+                });
+                Target::Plain(place, index)
+            }
+        }
+    }
+
+    fn samples(self, name: &str) -> Vec<Sample> {
+        let Self { labels, plain: mut samples, mut bounds, .. } = self;
         bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
         let total: f64 = bounds.iter().map(|(_, count)| count).sum();
         let count = format!("{name}_count");
         // A count that was stored keeps its place and gets the total.
-        let stored = plain.iter_mut().find(|sample| sample.name == count).map(|sample| sample.value = total);
+        let stored =
+            samples.iter_mut().find(|sample| sample.name == count).map(|sample| sample.value = total);
         let buckets = bounds.len();
-        samples.append(&mut plain);
         let mut running = 0.0;
         for (bound, counted) in bounds {
             running += counted;
@@ -321,8 +516,18 @@ fn fold_histogram(name: &str, readings: &[Reading]) -> Vec<Sample> {
         if stored.is_none() && buckets > 0 {
             samples.push(Sample { name: count, labels, value: running });
         }
+        samples
     }
-    samples
+}
+
+/// Keeps the samples called one of `names`, and all of the families called so; empty families go.
+pub fn restrict(families: &mut Vec<Family>, names: &[String]) {
+    families.retain_mut(|family| {
+        if !names.contains(&family.name) {
+            family.samples.retain(|sample| names.contains(&sample.name));
+        }
+        !family.samples.is_empty()
+    });
 }
 
 /// Python's `float(text)`, as far as bounds need it.

@@ -23,6 +23,7 @@ pub struct Entries<'f> {
     bytes: &'f [u8],
     at: usize,
     used: usize,
+    declared: usize,
     damaged: bool,
 }
 
@@ -32,13 +33,24 @@ impl<'f> Entries<'f> {
     /// Starts at the first entry. A file too short for a header has none.
     pub fn new(bytes: &'f [u8]) -> Self {
         let declared = bytes.first_chunk::<4>().map_or(0, |raw| i32::from_ne_bytes(*raw));
-        let used = usize::try_from(declared).unwrap_or(0);
-        Self { bytes, at: HEADER, used: used.min(bytes.len()), damaged: used > bytes.len() }
+        let declared = usize::try_from(declared).unwrap_or(0);
+        let used = declared.min(bytes.len());
+        Self { bytes, at: HEADER, used, declared, damaged: declared > bytes.len() }
+    }
+
+    /// Bytes in use, as the header says; 0 when it says nothing sensible.
+    pub fn declared(&self) -> usize {
+        self.declared
     }
 
     /// True when something was found that no whole entry explains.
     pub fn is_damaged(&self) -> bool {
         self.damaged
+    }
+
+    /// Offset of the byte behind the last entry that was walked; at the end, of the used part.
+    pub fn position(&self) -> usize {
+        self.at
     }
 
     fn entry(&self) -> Option<(Entry<'f>, usize)> {

@@ -5,5 +5,10 @@
 //! requests, sockets.
 
 pub mod aggregate;
+pub mod directory;
 pub mod expose;
 pub mod file;
+pub mod handles;
+pub mod mapped;
+pub mod meters;
+pub mod names;

@@ -7,6 +7,7 @@
 pub mod epoll;
 pub mod fdpass;
 pub mod fork;
+pub mod mapfile;
 pub mod process;
 pub mod shm;
 pub mod signals;

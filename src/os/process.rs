@@ -13,6 +13,40 @@ pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// Time since the Unix epoch; zero when the clock stands before it.
+pub fn wall_clock() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Processor time this process has used, in user and kernel mode together.
+pub fn cpu_time() -> Duration {
+    use nix::sys::resource::{getrusage, UsageWho};
+    use nix::sys::time::TimeVal;
+    let seconds = |time: TimeVal| {
+        Duration::from_secs(time.tv_sec().cast_unsigned())
+            + Duration::from_micros(time.tv_usec().cast_unsigned())
+    };
+    getrusage(UsageWho::RUSAGE_SELF)
+        .map_or(Duration::ZERO, |usage| seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// Resident memory of this process as percent of the memory of the machine; 0 when `/proc` cannot be read.
+pub fn memory_percent() -> f64 {
+    let resident = || -> Option<f64> {
+        let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: f64 = statm.split(' ').nth(1)?.parse().ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        let total = nix::sys::sysinfo::sysinfo().ok()?.ram_total();
+        Some(pages * page as f64 / total as f64 * 100.0)
+    };
+    resident().unwrap_or(0.0)
+}
+
+/// True when a process with this number exists.
+pub fn exists(pid: i32) -> bool {
+    pid > 0 && std::path::Path::new("/proc").join(pid.to_string()).exists()
+}
+
 /// Raises the soft limit of open files to the hard limit; returns the limit now in force.
 pub fn raise_open_file_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -99,6 +99,8 @@ pub struct View {
     pub state: State,
     /// `meta.current_version_number`; 0 = the first.
     pub version: i32,
+    /// End of the latest materialization, nanoseconds since the epoch.
+    pub materialized_until: Option<i128>,
 }
 
 /// `feast.core.FeatureViewProjection`: a view as a service uses it.
@@ -257,6 +259,7 @@ struct Layout {
     stored: u32,
     version: u32,
     state: u32,
+    intervals: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -270,10 +273,18 @@ const PLAIN: Layout = Layout {
     stored: NONE,
     version: 4,
     state: 6,
+    intervals: 3,
 };
 const STREAM: Layout = Layout { kind: ViewKind::Stream, entity_columns: 5, ttl: 9, disabled: 23, ..PLAIN };
-const LABEL: Layout =
-    Layout { kind: ViewKind::Label, entity_columns: 11, disabled: NONE, version: NONE, state: NONE, ..PLAIN };
+const LABEL: Layout = Layout {
+    kind: ViewKind::Label,
+    entity_columns: 11,
+    disabled: NONE,
+    version: NONE,
+    state: NONE,
+    intervals: NONE,
+    ..PLAIN
+};
 const ON_DEMAND: Layout = Layout {
     kind: ViewKind::OnDemand { stored: false },
     entities: 13,
@@ -284,6 +295,7 @@ const ON_DEMAND: Layout = Layout {
     stored: 12,
     version: 3,
     state: 5,
+    intervals: NONE,
 };
 
 fn view(message: &[u8], layout: &Layout) -> Result<View, WireError> {
@@ -310,11 +322,25 @@ fn view(message: &[u8], layout: &Layout) -> Result<View, WireError> {
         match number {
             n if n == layout.version => view.version = payload.varint() as i32,
             n if n == layout.state => view.state = State::from_number(payload.varint()),
+            n if n == layout.intervals => {
+                view.materialized_until = view.materialized_until.max(interval_end(payload.bytes())?);
+            }
             _ => {}
         }
         Ok(())
     })?;
     Ok(view)
+}
+
+/// End of a `feast.core.MaterializationInterval`.
+fn interval_end(message: &[u8]) -> Result<Option<i128>, WireError> {
+    let mut end = None;
+    for field in Fields::new(message) {
+        if let (2, payload) = field? {
+            end = Some(duration(payload.bytes())?);
+        }
+    }
+    Ok(end)
 }
 
 fn duration(message: &[u8]) -> Result<i128, WireError> {

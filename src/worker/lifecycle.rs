@@ -185,7 +185,7 @@ impl Worker<'_> {
         if !self.quiet {
             log::info!("Worker exiting (pid: {})", std::process::id());
         }
-        self.service.end_turn(&self.clock);
+        self.service.end_turn(&self.clock, 0);
         self.slot.set_connections(0);
         0
     }

@@ -28,6 +28,7 @@ use slab::Slab;
 use crate::config::{Settings, StoreConfig};
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
+use crate::metrics::meters::Meters;
 use crate::net::Listener;
 use crate::os::signals::Pipe;
 use crate::registry::file::Stamp;
@@ -67,6 +68,8 @@ pub struct Boot<'m> {
     /// The buffer to read into, [`SCRATCH`] bytes that the master never touches: clearing one after the fork
     /// would cost a worker a page fault per page.
     pub scratch: Vec<u8>,
+    /// What it counts, if anything is counted.
+    pub meters: Option<Meters>,
     /// Leave out the lines of a normal life: too many workers come and go.
     pub quiet: bool,
 }
@@ -151,7 +154,7 @@ pub fn run(boot: Boot<'_>) -> i32 {
 }
 
 impl<'m> Worker<'m> {
-    fn new(boot: Boot<'m>) -> io::Result<Self> {
+    fn new(mut boot: Boot<'m>) -> io::Result<Self> {
         let clock = Clock::read();
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -164,7 +167,7 @@ impl<'m> Worker<'m> {
             log::info!("Started server process [{}]", std::process::id());
             log::info!("Waiting for application startup.");
         }
-        let service = Service::new(&boot, waker)?;
+        let service = Service::new(&mut boot, waker)?;
         let acceptor = Acceptor::new(boot.listeners, boot.settings, &poll)?;
         slot.set_state(SlotState::Serving);
         boot.channel.tell_master(crate::ipc::channel::ToMaster::Ready)?;
@@ -218,7 +221,7 @@ impl<'m> Worker<'m> {
             self.drive_posted();
             self.wake_parked();
             self.sweep();
-            self.service.end_turn(&self.clock);
+            self.service.end_turn(&self.clock, self.conns.len());
             self.slot.beat();
             self.slot.set_requests(self.service.requests);
             if let Some(code) = self.next_step() {
@@ -237,6 +240,7 @@ impl<'m> Worker<'m> {
             self.acceptor.rearm_at(),
             self.service.retry_at(),
             self.service.refresh_at(),
+            self.service.measure_at(),
             (!self.conns.is_empty()).then_some(self.next_sweep),
             self.life.deadline(),
         ]
@@ -248,6 +252,9 @@ impl<'m> Worker<'m> {
     /// Takes one connection from listener `index`, unless it is somebody else's turn.
     fn accept(&mut self, index: usize) {
         if let Some((stream, peer)) = self.acceptor.accept(index, &self.poll, self.clock.now) {
+            if let Some(meters) = &mut self.service.meters {
+                meters.accepted();
+            }
             self.add(Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
             self.balance();
         }

@@ -37,6 +37,8 @@ pub(super) struct Watch {
     stamp: Option<Stamp>,
     ttl: Duration,
     next_check: Option<Instant>,
+    /// When the file was last compared with what is served.
+    compared: Instant,
     waker: Arc<Waker>,
     loading: Option<Receiver<LoadResult>>,
 }
@@ -50,7 +52,12 @@ impl Watch {
         waker: Arc<Waker>,
     ) -> Self {
         let next_check = (!ttl.is_zero()).then(|| Instant::now() + ttl);
-        Self { file, snapshot, stamp, ttl, next_check, waker, loading: None }
+        Self { file, snapshot, stamp, ttl, next_check, compared: Instant::now(), waker, loading: None }
+    }
+
+    /// Time since the file was last compared with what is served.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.compared)
     }
 
     pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
@@ -75,7 +82,11 @@ impl Watch {
         if self.loading.is_some() {
             return true;
         }
-        match self.file.stamp() {
+        let found = self.file.stamp();
+        if found.is_some() {
+            self.compared = Instant::now();
+        }
+        match found {
             // An empty file where there was a registry is one that is being rewritten.
             Some(stamp) if Some(stamp) != self.stamp && !stamp.is_empty() => self.start(),
             _ => false,

@@ -20,8 +20,10 @@ use crate::http::date::DateCache;
 use crate::http::respond::{self, ResponseHead};
 use crate::http::{body, Framing, Head, HttpError, Version};
 use crate::logging::access::{AccessLog, Entry};
+use crate::metrics::meters::{Load, Meters};
 use crate::online::sqlite::Sqlite;
 use crate::online::OnlineStore;
+use crate::registry::Snapshot;
 
 /// How often a busy store is asked again, and for how long (the reference's patience).
 const STORE_RETRY: Duration = Duration::from_millis(5);
@@ -64,6 +66,8 @@ pub(super) struct Service {
     plans: PlanCache,
     store: Box<dyn OnlineStore>,
     scratch: online::Scratch,
+    /// What this worker counts, if anything is counted.
+    pub(super) meters: Option<Meters>,
     rules: ApiRules,
     trusted: TrustedPeers,
     answer: Answer,
@@ -79,7 +83,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(boot: &Boot<'_>, waker: Arc<Waker>) -> io::Result<Self> {
+    pub(super) fn new(boot: &mut Boot<'_>, waker: Arc<Waker>) -> io::Result<Self> {
         let settings = boot.settings;
         let OnlineStoreConfig::Sqlite { path } = &boot.store.online_store;
         Ok(Self {
@@ -95,6 +99,7 @@ impl Service {
             plans: PlanCache::default(),
             store: open_store(path),
             scratch: online::Scratch::default(),
+            meters: boot.meters.take(),
             rules: ApiRules {
                 key_version: boot.store.key_version,
                 strict_content_type: settings.strict_content_type,
@@ -161,6 +166,8 @@ impl Service {
                     now_nanos: clock.wall.as_nanos() as i128,
                     freshness,
                     registry_changed: &mut || self.watch.changed(),
+                    waiting_since: incoming.retry.map(|retry| retry.since),
+                    meters: self.meters.as_mut(),
                     out_of_patience: incoming
                         .retry
                         .is_some_and(|retry| clock.now.duration_since(retry.since) >= STORE_PATIENCE),
@@ -291,6 +298,9 @@ impl Service {
     /// The loading thread has something: the loop takes it at the end of the turn's events.
     pub(super) fn registry_loaded(&mut self) {
         if let Some(loaded) = self.watch.finish() {
+            if let (Loaded::Failed, Some(meters)) = (loaded, &mut self.meters) {
+                meters.registry_error();
+            }
             self.registry_loaded = Some(loaded);
         }
     }
@@ -330,16 +340,39 @@ impl Service {
         self.watch.next_check()
     }
 
-    /// Ends what the requests of a turn shared.
-    pub(super) fn end_turn(&mut self, _clock: &Clock) {
+    /// Ends what the requests of a turn shared; `connections` are open.
+    pub(super) fn end_turn(&mut self, clock: &Clock, connections: usize) {
         self.store.end_tick();
         self.access.flush();
+        let Some(meters) = &mut self.meters else { return };
+        meters.end_turn(Load { connections, waiting: self.parked.len(), requests: self.requests });
+        if meters.next_measurement() <= clock.now {
+            meters.measure(clock.now, self.watch.age(clock.now));
+            if meters.freshness_due(clock.now) {
+                measure_freshness(meters, self.watch.snapshot(), clock.wall);
+            }
+        }
+    }
+
+    /// When something is measured that no request brings along.
+    pub(super) fn measure_at(&self) -> Option<Instant> {
+        self.meters.as_ref().map(Meters::next_measurement)
     }
 
     /// Opens the log files again.
     pub(super) fn reopen_logs(&mut self) {
         self.access.reopen();
         crate::logging::logger::reopen();
+    }
+}
+
+/// Sets the age of every view that was ever materialized.
+fn measure_freshness(meters: &mut Meters, snapshot: &Snapshot, wall: Duration) {
+    for view in snapshot.views() {
+        if let Some(until) = view.materialized_until {
+            let age = (wall.as_nanos() as i128 - until) / 1000;
+            meters.freshness(&view.name, &snapshot.project, age as f64 / 1e6);
+        }
     }
 }
 
