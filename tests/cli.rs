@@ -79,7 +79,7 @@ fn mistakes_on_the_command_line_exit_2() {
             "--bind: cannot be used together with --host or --port",
         ),
         (&["serve", "--bind", "127.0.0.1:x"], "'x' is not a valid port number."),
-        (&["serve", "--metrics"], "--metrics: not supported by this version"),
+        (&["serve", "--metrics-live-label", "x"], "--metrics-live-label 'x': use pid or slot"),
         (&["serve", "--key", "k", "--cert", "c"], "--key and --cert (TLS): not supported"),
         (&["serve", "--type", "grpc"], "--type grpc: not supported"),
         (&["serve", "--max-requests", "-1"], "invalid value"),

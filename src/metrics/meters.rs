@@ -122,7 +122,6 @@ pub struct Meters {
     statuses: HashMap<String, [Option<Number>; 2], foldhash::fast::RandomState>,
     /// A new label set could not be stored; reported once.
     full: bool,
-    http_requests: u64,
     measured: (Instant, Duration),
     next_resource: Instant,
     next_freshness: Instant,
@@ -145,17 +144,6 @@ struct Fixed {
     registry_age: Number,
     registry_errors: Number,
     store_errors: Number,
-}
-
-/// What else a worker knows about itself when it measures.
-#[derive(Debug, Clone, Copy)]
-pub struct Load {
-    /// Open connections.
-    pub connections: usize,
-    /// Requests that wait.
-    pub waiting: usize,
-    /// Requests parsed since the start of the process.
-    pub requests: u64,
 }
 
 impl Meters {
@@ -192,7 +180,6 @@ impl Meters {
             latencies: HashMap::default(),
             statuses: HashMap::default(),
             full: false,
-            http_requests: 0,
             measured: (now, process::cpu_time()),
             next_resource: now + FIRST_MEASUREMENT,
             next_freshness: now,
@@ -306,15 +293,15 @@ impl Meters {
         self.slot.add(self.fixed.registry_errors, 1.0);
     }
 
-    /// Takes over what a turn of the loop has changed.
-    pub fn end_turn(&mut self, load: Load) {
-        let new = load.requests - self.http_requests;
-        if new > 0 {
-            self.slot.add(self.fixed.http_requests, new as f64);
-            self.http_requests = load.requests;
-        }
-        self.live.set(self.fixed.connections, load.connections as f64);
-        self.live.set(self.fixed.waiting, load.waiting as f64);
+    /// Counts a request whose head was parsed.
+    pub fn http_request(&mut self) {
+        self.slot.add(self.fixed.http_requests, 1.0);
+    }
+
+    /// Shows what a turn of the loop has left: open connections and requests that wait.
+    pub fn end_turn(&mut self, connections: usize, waiting: usize) {
+        self.live.set(self.fixed.connections, connections as f64);
+        self.live.set(self.fixed.waiting, waiting as f64);
     }
 
     /// When something is measured next.

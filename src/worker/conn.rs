@@ -293,7 +293,7 @@ impl Conn {
             }
             let parsed = self.parser.advance(rest, &turn.settings.limits);
             if self.parser.in_body() && !std::mem::replace(&mut self.counted, true) {
-                turn.service.requests += 1;
+                turn.service.count_request();
             }
             match parsed {
                 Ok(Parsed::Need) => return used,

@@ -20,7 +20,7 @@ use crate::http::date::DateCache;
 use crate::http::respond::{self, ResponseHead};
 use crate::http::{body, Framing, Head, HttpError, Version};
 use crate::logging::access::{AccessLog, Entry};
-use crate::metrics::meters::{Load, Meters};
+use crate::metrics::meters::Meters;
 use crate::online::sqlite::Sqlite;
 use crate::online::OnlineStore;
 use crate::registry::Snapshot;
@@ -117,6 +117,14 @@ impl Service {
             next_retry: None,
             registry_loaded: None,
         })
+    }
+
+    /// Counts a request whose head has been parsed.
+    pub(super) fn count_request(&mut self) {
+        self.requests += 1;
+        if let Some(meters) = &mut self.meters {
+            meters.http_request();
+        }
     }
 
     /// Answers a request into [`reply`](Self::reply), or says what it waits for.
@@ -345,7 +353,7 @@ impl Service {
         self.store.end_tick();
         self.access.flush();
         let Some(meters) = &mut self.meters else { return };
-        meters.end_turn(Load { connections, waiting: self.parked.len(), requests: self.requests });
+        meters.end_turn(connections, self.parked.len());
         if meters.next_measurement() <= clock.now {
             meters.measure(clock.now, self.watch.age(clock.now));
             if meters.freshness_due(clock.now) {

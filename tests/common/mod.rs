@@ -25,6 +25,13 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_feast-prefork")
 }
 
+/// A Python that has what the tests need; the test command makes it.
+pub fn python() -> PathBuf {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/bin/python");
+    assert!(made.exists(), "{} is missing: run scripts/test, which makes it", made.display());
+    made
+}
+
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
@@ -250,7 +257,7 @@ impl Client {
         let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<(String, String)> = lines
             .map(|line| line.split_once(": ").unwrap())
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
         let length =
             headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
