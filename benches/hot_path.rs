@@ -13,8 +13,10 @@ use feast_prefork::api::{Answer, ApiRules, Context, Freshness, PlanCache};
 use feast_prefork::feature::value;
 use feast_prefork::feature::zone::LocalZone;
 use feast_prefork::http::{Limits, Parser};
+use feast_prefork::metrics::meters::{Categories, LiveLabel, Meters};
 use feast_prefork::online::sqlite::Sqlite;
 use feast_prefork::online::OnlineStore;
+use feast_prefork::os::mapfile::FileLock;
 use feast_prefork::registry::snapshot::SnapshotRules;
 use feast_prefork::registry::RegistryFile;
 use feast_prefork::text::pyfmt;
@@ -63,9 +65,15 @@ fn requests(c: &mut Criterion) {
     let snapshot = Arc::new(file.load(1).unwrap().0);
     let mut store = Sqlite::new(&repo.join("online_store.db"), LocalZone::Utc);
     let (mut plans, mut scratch, mut answer) = (PlanCache::default(), Scratch::default(), Answer::default());
-    for (features, rows) in [(1, 1), (10, 10), (60, 100)] {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = FileLock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+    let mut meters = Meters::open(dir.path(), (0, owner), LiveLabel::Slot, Categories::default()).unwrap();
+    for (features, rows, counted) in
+        [1, 10, 60].into_iter().zip([1, 10, 100]).flat_map(|(f, r)| [(f, r, false), (f, r, true)])
+    {
         let body = body(features, rows);
-        c.bench_function(&format!("request: {features} x {rows}"), |b| {
+        let label = if counted { ", counted" } else { "" };
+        c.bench_function(&format!("request: {features} x {rows}{label}"), |b| {
             b.iter(|| {
                 let mut cx = Context {
                     snapshot: &snapshot,
@@ -77,7 +85,7 @@ fn requests(c: &mut Criterion) {
                     freshness: Freshness::Unchecked,
                     registry_changed: &mut || false,
                     waiting_since: None,
-                    meters: None,
+                    meters: counted.then_some(&mut meters),
                     out_of_patience: false,
                 };
                 let step = get_online_features(black_box(body.as_bytes()), None, &mut cx, &mut answer);

@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod directory;
+pub mod encoder;
 pub mod expose;
 pub mod file;
 pub mod handles;
