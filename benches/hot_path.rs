@@ -85,6 +85,8 @@ fn requests(c: &mut Criterion) {
                     freshness: Freshness::Unchecked,
                     registry_changed: &mut || false,
                     waiting_since: None,
+                    asked: &mut None,
+                    now: std::time::Instant::now(),
                     meters: counted.then_some(&mut meters),
                     out_of_patience: false,
                 };

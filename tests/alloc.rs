@@ -85,6 +85,8 @@ impl Service {
             freshness: Freshness::Unchecked,
             registry_changed: &mut || false,
             waiting_since: None,
+            asked: &mut None,
+            now: std::time::Instant::now(),
             meters: None,
             out_of_patience: false,
         };

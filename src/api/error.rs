@@ -21,6 +21,8 @@ pub enum ApiError {
     Key(String),
     /// Any other exception: its text. Status 500.
     Other(String),
+    /// Too much to do: try again in a second. Status 503.
+    Overloaded(&'static str),
     /// Something this server does not do yet. Status 501.
     Unsupported(String),
 }
@@ -31,6 +33,7 @@ impl ApiError {
         match self {
             Self::Feast { status, .. } => *status,
             Self::Key(_) | Self::Other(_) => 500,
+            Self::Overloaded(_) => 503,
             Self::Unsupported(_) => 501,
         }
     }
@@ -49,6 +52,10 @@ impl ApiError {
             }
             Self::Key(text) => json::write_str(body, &pyrepr::repr(text)),
             Self::Other(text) | Self::Unsupported(text) => json::write_str(body, text),
+            Self::Overloaded(text) => {
+                json::write_str(body, text);
+                answer.retry_after = Some(1);
+            }
         }
     }
 
@@ -58,6 +65,7 @@ impl ApiError {
             Self::Feast { class, message, .. } => format!("{class}: {message}"),
             Self::Key(text) => format!("KeyError: {text}"),
             Self::Other(text) | Self::Unsupported(text) => text.clone(),
+            Self::Overloaded(text) => (*text).to_owned(),
         }
     }
 

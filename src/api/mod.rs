@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::feature::plan::Plan;
 use crate::metrics::meters::Meters;
-use crate::online::OnlineStore;
+use crate::online::{OnlineStore, Ticket};
 use crate::registry::Snapshot;
 
 /// What became of a request.
@@ -28,6 +28,17 @@ pub enum Step {
     WaitForRegistry,
     /// A writer holds the store: ask again in a few milliseconds.
     WaitForStore,
+    /// The store was asked: run again when the values have come.
+    WaitForValues,
+}
+
+/// A request whose values were asked for: what it needs when it is run again.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The store's name for them.
+    pub ticket: Ticket,
+    /// The plan they were asked for with.
+    pub plan: Rc<Plan>,
 }
 
 /// An answer without the headers every answer has. The body buffer is reused between requests.
@@ -41,6 +52,8 @@ pub struct Answer {
     pub allow: Option<&'static str>,
     /// `location` header of a 307.
     pub location: Option<String>,
+    /// `retry-after` header of a 503, seconds.
+    pub retry_after: Option<u32>,
     /// The body.
     pub body: Vec<u8>,
     /// The length to announce when the body itself is not sent (HEAD).
@@ -57,6 +70,7 @@ impl Answer {
         self.content_type = None;
         self.allow = None;
         self.location = None;
+        self.retry_after = None;
         self.withheld = None;
         self.body.clear();
     }
@@ -111,6 +125,10 @@ pub struct Context<'c> {
     pub registry_changed: &'c mut dyn FnMut() -> bool,
     /// Set when the request was tried before and had to wait: when that was.
     pub waiting_since: Option<Instant>,
+    /// Set when the values were asked for, and then again when they have to be waited for.
+    pub asked: &'c mut Option<Asked>,
+    /// The time of this turn.
+    pub now: Instant,
     /// Where requests are counted, if they are.
     pub meters: Option<&'c mut Meters>,
     /// The client waits no longer: a busy store fails the request now.

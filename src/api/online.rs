@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use super::error::ApiError;
 use super::json_in::{self, Entities, Features, Request};
-use super::{Answer, Context, Freshness, Step};
+use super::{Answer, Asked, Context, Freshness, Step};
 use crate::feature::cells::{Cells, EventTime, Keys, EPOCH};
 use crate::feature::entity::{self, EntityValue};
 use crate::feature::plan::{Plan, Shape, ViewRead};
 use crate::feature::value;
-use crate::online::ReadError;
+use crate::online::{Progress, ReadError};
 use crate::text::time;
 
 mod account;
@@ -94,7 +94,11 @@ enum Outcome {
 
 fn answer_request(request: Request<'_>, cx: &mut Context<'_>, answer: &mut Answer) -> Outcome {
     let begun = account::begin(cx);
-    let plan = match find_plan(&request, cx) {
+    let asked = cx.asked.take();
+    cx.store.begin(asked.as_ref().map(|asked| asked.ticket), cx.waiting_since, cx.now);
+    let resumed = asked.is_some();
+    let found = asked.map_or_else(|| find_plan(&request, cx), |asked| Ok(Some(asked.plan)));
+    let plan = match found {
         Ok(Some(plan)) => plan,
         Ok(None) => return Outcome::ReadExactly,
         Err(Stop::Wait(step)) => return Outcome::Step(step),
@@ -107,7 +111,17 @@ fn answer_request(request: Request<'_>, cx: &mut Context<'_>, answer: &mut Answe
     };
     cx.scratch.tally.clear();
     let done = run(&plan, &request.entities, cx, answer);
+    match done {
+        Err(Stop::Wait(Step::WaitForValues)) => {
+            *cx.asked = cx.store.take_ticket().map(|ticket| Asked { ticket, plan: plan.clone() });
+        }
+        _ => cx.store.end(),
+    }
     if !matches!(done, Err(Stop::Wait(_))) {
+        if resumed {
+            // From the first command to the last reply.
+            cx.scratch.tally.reading = cx.waiting_since.map(|since| since.elapsed()).unwrap_or_default();
+        }
         account::ended(&plan, account::first_rows(&request.entities), done.is_ok(), begun, cx);
         account::audit(&request, &plan, done.is_ok(), cx);
     }
@@ -202,10 +216,17 @@ fn run_with<'a>(
     match &plan.precomputed {
         Some(vectors) => precomputed::answer(vectors, plan, &inputs, rows, cx, &mut answer.body)?,
         None => {
+            let mut pending = false;
             for view in &plan.views {
                 build_keys(view, plan, &inputs, rows, cx.scratch)?;
-                fetch(view, cx)?;
-                write_view(view, cx, &mut answer.body)?;
+                match fetch(view, cx)? {
+                    Progress::Done => write_view(view, cx, &mut answer.body)?,
+                    // The other views are asked for in the same breath.
+                    Progress::Pending => pending = true,
+                }
+            }
+            if pending {
+                return Err(Stop::Wait(Step::WaitForValues));
             }
         }
     }
@@ -264,7 +285,7 @@ fn build_keys(
 }
 
 /// Fetches the values of `view` under the keys built last.
-fn fetch(view: &ViewRead, cx: &mut Context<'_>) -> Result<(), Stop> {
+fn fetch(view: &ViewRead, cx: &mut Context<'_>) -> Result<Progress, Stop> {
     let scratch = &mut *cx.scratch;
     let keys = &scratch.keys[scratch.key_set];
     scratch.cells.reset(keys.len(), view.features.len());
@@ -274,7 +295,10 @@ fn fetch(view: &ViewRead, cx: &mut Context<'_>) -> Result<(), Stop> {
         scratch.tally.reading += before.elapsed();
     }
     let failure = match read {
-        Ok(()) => return Ok(()),
+        Ok(progress) => return Ok(progress),
+        Err(ReadError::Overloaded) => {
+            return Err(Stop::Error(ApiError::Overloaded("Too many requests wait for the online store")));
+        }
         Err(ReadError::Busy) if cx.out_of_patience => "database is locked".to_owned(),
         Err(ReadError::Busy) => return Err(Stop::Wait(Step::WaitForStore)),
         Err(ReadError::Failed(text)) => text,
@@ -357,6 +381,7 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
         write_time(&mut blocks.times, cells.time(unique as usize));
     }
     let expires = cx.rules.enforce_ttl && view.ttl_nanos > 0;
+    let missing_is_present = cx.store.missing_is_present();
     for feature in 0..view.features.len() {
         begin_column(out);
         let mut all_present = !expires;
@@ -367,7 +392,7 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
             match cells.get(unique as usize, feature) {
                 Some(bytes) => value::write(out, bytes).map_err(|error| other(error.to_string()))?,
                 None => {
-                    all_present = false;
+                    all_present &= missing_is_present;
                     missing += 1;
                     out.extend_from_slice(b"null");
                 }
@@ -384,7 +409,7 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
             }
             let unique = unique as usize;
             let age = || cx.now_nanos - i128::from(cells.time(unique).seconds) * 1_000_000_000;
-            let status: &[u8] = if cells.get(unique, feature).is_none() {
+            let status: &[u8] = if cells.get(unique, feature).is_none() && !missing_is_present {
                 b"\"NOT_FOUND\""
             } else if expires && age() > view.ttl_nanos {
                 b"\"OUTSIDE_MAX_AGE\""
@@ -396,6 +421,11 @@ fn write_view(view: &ViewRead, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Resul
         end_column_after_statuses(out, &blocks.times);
     }
     let cells = (view.features.len() * unique_of.len()) as u64;
-    tally.values.push((cells - missing, missing));
+    // Where nothing is missing the reference counts the times of the rows instead.
+    tally.values.push(if missing_is_present {
+        (cells, unique_of.len() as u64)
+    } else {
+        (cells - missing, missing)
+    });
     Ok(())
 }

@@ -93,6 +93,7 @@ const SOCKETS: &str = "Sockets";
 const PROCESSES: &str = "Processes";
 const CLIENTS: &str = "Clients";
 const LOGS: &str = "Logs";
+const STORE: &str = "Online store";
 const METRICS: &str = "Metrics";
 const ANSWERS: &str = "Differences from Feast";
 
@@ -203,6 +204,13 @@ pub(super) struct ServeArgs {
     /// File for everything else; - = standard error [default: -]
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub(super) error_logfile: Option<String>,
+
+    /// Milliseconds a request may wait for Redis [default: 1000]
+    #[arg(long, value_name = "MS", help_heading = STORE)]
+    pub(super) store_timeout_ms: Option<u64>,
+    /// Requests of a worker that may wait for Redis; more are answered 503 [default: 4096]
+    #[arg(long, value_name = "N", help_heading = STORE)]
+    pub(super) store_in_flight: Option<usize>,
 
     /// Port that serves metrics [default: 8000]
     #[arg(long, value_name = "PORT", help_heading = METRICS)]

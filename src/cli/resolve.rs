@@ -195,6 +195,8 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
         strict_lifecycle: args.strict_lifecycle,
         enforce_ttl: args.enforce_ttl,
         metrics: metrics(args)?,
+        store_timeout: Duration::from_millis(args.store_timeout_ms.unwrap_or(1000).clamp(1, LONGEST)),
+        store_in_flight: args.store_in_flight.unwrap_or(4096).max(1),
     };
     if settings.worker_connections == Some(0) {
         return Err(usage("--worker-connections: must be at least 1".to_owned()));
@@ -292,6 +294,8 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
     set("limit_request_body", Value::from(settings.limits.body));
     set("umask", Value::from(format!("{:03o}", settings.umask)));
     set("type", Value::from("http"));
+    set("store_timeout_ms", Value::from(settings.store_timeout.as_millis() as u64));
+    set("store_in_flight", Value::from(settings.store_in_flight));
     set("metrics_port", Value::from(settings.metrics.port));
     if args.forwarded_allow_ips.is_none() {
         set("forwarded_allow_ips", Value::from("127.0.0.1,::1"));

@@ -6,6 +6,7 @@
 
 pub mod expand;
 mod metrics;
+pub mod redis;
 pub mod settings;
 pub mod store;
 pub mod yaml;

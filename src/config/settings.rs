@@ -214,6 +214,10 @@ pub struct Settings {
     pub enforce_ttl: bool,
     /// Where metrics are served.
     pub metrics: MetricsSettings,
+    /// How long a request may wait for a store on the network.
+    pub store_timeout: Duration,
+    /// How many requests of one worker may wait for it.
+    pub store_in_flight: usize,
 }
 
 #[cfg(test)]

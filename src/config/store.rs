@@ -6,6 +6,7 @@ use base64::Engine;
 
 use super::expand::expand;
 use super::metrics::categories;
+use super::redis::{redis, RedisConfig};
 use super::yaml::{self, Yaml};
 use super::ConfigError;
 use crate::metrics::meters::Categories;
@@ -46,6 +47,8 @@ pub enum OnlineStoreConfig {
         /// The file.
         path: PathBuf,
     },
+    /// Redis, or a server that speaks its protocol.
+    Redis(Box<RedisConfig>),
 }
 
 /// Where to look for the file.
@@ -94,6 +97,10 @@ impl StoreConfig {
         }
         Checker { source, tree: &tree, repo_path, warnings: Vec::new() }.run()
     }
+}
+
+fn is_redis(kind: &str) -> bool {
+    REDIS_TYPES.contains(&kind) || kind.ends_with(".RedisOnlineStore")
 }
 
 fn decode_base64(encoded: &str) -> Result<String, ConfigError> {
@@ -146,6 +153,7 @@ const NULLABLE: &[&str] = &[
     "feature_server.offline_push_batching_batch_size",
     "feature_server.offline_push_batching_batch_interval_seconds",
     "registry.registry_type",
+    "online_store.key_ttl_seconds",
 ];
 
 const SQLITE: &[Rule] = &[
@@ -156,6 +164,18 @@ const SQLITE: &[Rule] = &[
     ("text_search_enabled", Kind::Bool),
     ("enable_openai_compatible_store", Kind::Bool),
 ];
+const REDIS: &[Rule] = &[
+    ("type", Kind::Text),
+    ("redis_type", Kind::OneOf(&["redis", "redis_cluster", "redis_sentinel"])),
+    ("client", Kind::OneOf(&["redis", "glide"])),
+    ("connection_string", Kind::Text),
+    ("sentinel_master", Kind::Text),
+    ("key_ttl_seconds", Kind::Int),
+    ("full_scan_for_deletion", Kind::Bool),
+    ("skip_dedup", Kind::Bool),
+];
+/// Other names of stores that speak the same protocol.
+const REDIS_TYPES: &[&str] = &["redis", "valkey", "dragonfly"];
 const REGISTRY: &[Rule] = &[
     ("registry_type", Kind::Text),
     ("registry_store_type", Kind::Any),
@@ -382,15 +402,17 @@ impl Checker<'_> {
         let default_path = "data/online.db".to_owned();
         let unsupported = |shown: String| {
             let problem = format!("online store type {shown} is not supported");
-            self.error("online_store.type", problem, "supported: sqlite")
+            self.error("online_store.type", problem, "supported: sqlite, redis")
         };
         let path = match self.tree.get("online_store") {
             None => default_path,
             Some(Yaml::Str(kind)) if kind == "sqlite" => default_path,
+            Some(value @ Yaml::Str(kind)) if is_redis(kind) => return self.redis(value),
             Some(Yaml::Str(kind)) => return Err(unsupported(format!("'{kind}'"))),
             Some(value @ Yaml::Map(_)) => {
                 match value.get("type") {
                     None => {}
+                    Some(Yaml::Str(kind)) if is_redis(kind) => return self.redis(value),
                     Some(Yaml::Str(kind)) if kind == "sqlite" || kind.ends_with(".SqliteOnlineStore") => {}
                     Some(other) => return Err(unsupported(other.shown())),
                 }
@@ -406,6 +428,14 @@ impl Checker<'_> {
             Some(other) => return Err(self.mismatch("online_store", other, "a type or a block")),
         };
         Ok(OnlineStoreConfig::Sqlite { path: self.repo_path.join(path) })
+    }
+
+    fn redis(&self, block: &Yaml) -> Result<OnlineStoreConfig, ConfigError> {
+        self.check("online_store", block, REDIS, true)?;
+        redis(block).map(Box::new).map(OnlineStoreConfig::Redis).map_err(|(key, problem)| {
+            let hint = "write host:port and options, e.g. 'redis:6379,db=0,password=secret'";
+            self.error(&format!("online_store.{key}"), problem, hint)
+        })
     }
 
     /// Never open by accident: whatever asks for authentication and is not built refuses to start.

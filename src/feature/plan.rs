@@ -1,5 +1,6 @@
 //! A request shape compiled once: which keys to build, which tables to read, which columns to print.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::entity_key::KeyLayout;
@@ -60,6 +61,8 @@ pub struct KeySet {
 pub struct ViewRead {
     /// The view's own name, without alias or version.
     pub name: String,
+    /// Name it is stored under: its own, with `_v<N>` for versions above 0.
+    pub stored_name: String,
     /// Name of the SQLite table.
     pub table: String,
     /// Index into [`Plan::key_sets`]; `None` when the request has no key of this view at all.
@@ -71,6 +74,8 @@ pub struct ViewRead {
     found: Vec<String>,
     /// Time to live in nanoseconds; 0 = none.
     pub ttl_nanos: i128,
+    /// What a store works out for this view once.
+    pub prepared: OnceCell<Box<[u8]>>,
 }
 
 impl ViewRead {
@@ -161,9 +166,9 @@ impl Plan {
             }
             let join_keys = block.join_keys(snapshot)?;
             entity_less |= join_keys == [DUMMY_JOIN_KEY];
-            let table = table_name(&snapshot.project, &block.view.name, block.read_version);
+            let stored_name = stored_name(&block.view.name, block.read_version);
             let (key_set, found) = plan.key_set(&recognised, block, &join_keys, key_version);
-            plan.views.push(view_read(block, table, key_set, found));
+            plan.views.push(view_read(block, &snapshot.project, stored_name, key_set, found));
         }
         if entity_less && !plan.provided.iter().any(|key| key == DUMMY_JOIN_KEY) {
             plan.provided.push(DUMMY_JOIN_KEY.to_owned());
@@ -260,25 +265,38 @@ pub fn sizes(shape: &Shape<'_>, snapshot: &Snapshot) -> Option<(u64, u64)> {
     Some((shape.features.len() as u64, views.len() as u64))
 }
 
-/// Name of a view's table: `<project>_<view>`, with `_v<N>` for versions above 0.
-pub fn table_name(project: &str, view: &str, version: i32) -> String {
+/// Name that stores know a view by: its own, with `_v<N>` for versions above 0.
+pub fn stored_name(view: &str, version: i32) -> String {
     if version > 0 {
-        format!("{project}_{view}_v{version}")
+        format!("{view}_v{version}")
     } else {
-        format!("{project}_{view}")
+        view.to_owned()
     }
 }
 
-fn view_read(block: &Block<'_>, table: String, key_set: Option<usize>, found: Vec<String>) -> ViewRead {
+/// Name of a view's table: `<project>_<stored name>`.
+pub fn table_name(project: &str, view: &str, version: i32) -> String {
+    format!("{project}_{}", stored_name(view, version))
+}
+
+fn view_read(
+    block: &Block<'_>,
+    project: &str,
+    stored_name: String,
+    key_set: Option<usize>,
+    found: Vec<String>,
+) -> ViewRead {
     let index = |(index, name): (usize, &String)| (name.clone(), index as u32);
     ViewRead {
         name: block.view.name.clone(),
-        table,
+        table: format!("{project}_{stored_name}"),
+        stored_name,
         key_set,
         features: block.features.clone(),
         by_name: block.features.iter().enumerate().map(index).collect(),
         found,
         ttl_nanos: block.view.ttl_nanos,
+        prepared: OnceCell::new(),
     }
 }
 
@@ -423,12 +441,14 @@ fn precomputed(
         service: service.to_owned(),
         read: ViewRead {
             table: table_name(&snapshot.project, &pseudo_view, 0),
+            stored_name: pseudo_view.clone(),
             name: pseudo_view,
             key_set: first.and_then(|view| view.key_set),
             by_name: [(vector.clone(), 0)].into_iter().collect(),
             features: vec![vector],
             found: first.map(|view| view.found.clone()).unwrap_or_default(),
             ttl_nanos: 0,
+            prepared: OnceCell::new(),
         },
         columns,
     }

@@ -3,8 +3,13 @@
 //! What must not happen here: anything that knows HTTP, JSON or a request's shape beyond its keys. Nothing
 //! above this module knows which store it talks to.
 
+pub mod redis;
 pub mod sqlite;
 pub mod sqlite_write;
+
+use std::time::Instant;
+
+use mio::Token;
 
 use crate::feature::cells::{Cells, Keys};
 use crate::feature::plan::ViewRead;
@@ -16,14 +21,78 @@ pub enum ReadError {
     Busy,
     /// The read failed; the text is what the reference answers.
     Failed(String),
+    /// Too many requests wait for the store already.
+    Overloaded,
+}
+
+/// Whether values are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// They are in the cells.
+    Done,
+    /// They were asked for; the request is run again when they have come.
+    Pending,
+}
+
+/// Reads of one request that were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    index: u32,
+    generation: u32,
 }
 
 /// A store of feature values. One instance serves one worker and is made after the fork.
+///
+/// A request calls [`begin`](Self::begin), [`read`](Self::read) per view, and then [`end`](Self::end), or
+/// [`take_ticket`](Self::take_ticket) if a read is pending. A store that answers in place needs only `read` and `end_tick`.
 pub trait OnlineStore {
-    /// Fetches the features of `view` under every key of `keys` into `cells`, which has been reset to the
-    /// right size. Reads between two calls of [`end_tick`](Self::end_tick) see one state of the store.
-    fn read(&mut self, view: &ViewRead, keys: &Keys, cells: &mut Cells) -> Result<(), ReadError>;
+    /// Begins the reads of a request: `resumed` when they were asked for before, first tried at `since`.
+    fn begin(&mut self, resumed: Option<Ticket>, since: Option<Instant>, now: Instant) {
+        let _ = (resumed, since, now);
+    }
 
-    /// Ends what the reads of this tick share. Called once after each turn of the loop.
+    /// Fetches the features of `view` under every key of `keys` into `cells`, which has been reset to the
+    /// right size. Reads between two calls of [`end_tick`](Self::end_tick) see one state of a store that has states.
+    fn read(&mut self, view: &ViewRead, keys: &Keys, cells: &mut Cells) -> Result<Progress, ReadError>;
+
+    /// Ends the reads of a request that got its answer.
+    fn end(&mut self) {}
+
+    /// Ends the reads of a request that waits.
+    fn take_ticket(&mut self) -> Option<Ticket> {
+        None
+    }
+
+    /// Says who is to be told when the values have come.
+    fn own(&mut self, ticket: Ticket, owner: usize) {
+        let _ = (ticket, owner);
+    }
+
+    /// Nobody waits for these reads any more.
+    fn forget(&mut self, ticket: Ticket) {
+        let _ = ticket;
+    }
+
+    /// Something happened to the connection registered under `token`.
+    fn ready(&mut self, token: Token, now: Instant) {
+        let _ = (token, now);
+    }
+
+    /// Does what is due, and appends the owners of reads that have ended.
+    fn turn(&mut self, now: Instant, done: &mut Vec<usize>) {
+        let _ = (now, done);
+    }
+
+    /// When something is due.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Called once at the end of each turn of the loop.
     fn end_tick(&mut self);
+
+    /// A value that is not stored is answered as a null that is there, as the reference does with this store.
+    fn missing_is_present(&self) -> bool {
+        false
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Row, Statement};
 
-use super::{OnlineStore, ReadError};
+use super::{OnlineStore, Progress, ReadError};
 use crate::feature::cells::{Cells, EventTime, Keys};
 use crate::feature::plan::ViewRead;
 use crate::feature::value;
@@ -113,7 +113,7 @@ impl Open {
 }
 
 impl OnlineStore for Sqlite {
-    fn read(&mut self, view: &ViewRead, keys: &Keys, cells: &mut Cells) -> Result<(), ReadError> {
+    fn read(&mut self, view: &ViewRead, keys: &Keys, cells: &mut Cells) -> Result<Progress, ReadError> {
         if let Err(error) = self.connect() {
             // The reference creates a missing file, so that its tables are what is missing.
             if !self.path.exists() {
@@ -139,7 +139,7 @@ impl OnlineStore for Sqlite {
                 reader.cells.set_time(index, time);
             }
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn end_tick(&mut self) {

@@ -95,6 +95,7 @@ const WAKER: Token = Token(2);
 const OUTGOING: Token = Token(3);
 const LISTENERS: usize = 16;
 const INHERITANCES: usize = 256;
+const STORES: usize = 1 << 19;
 const CONNS: usize = 1 << 20;
 
 /// How often deadlines of connections are looked at.
@@ -167,7 +168,7 @@ impl<'m> Worker<'m> {
             log::info!("Started server process [{}]", std::process::id());
             log::info!("Waiting for application startup.");
         }
-        let service = Service::new(&mut boot, waker)?;
+        let service = Service::new(&mut boot, waker, &poll, STORES)?;
         let acceptor = Acceptor::new(boot.listeners, boot.settings, &poll)?;
         slot.set_state(SlotState::Serving);
         boot.channel.tell_master(crate::ipc::channel::ToMaster::Ready)?;
@@ -214,6 +215,7 @@ impl<'m> Worker<'m> {
                     WAKER => self.service.registry_loaded(),
                     OUTGOING => self.continue_handover(),
                     Token(n) if n >= CONNS => self.ready(n - CONNS, event.is_read_closed()),
+                    Token(n) if n >= STORES => self.service.store_ready(Token(n), &self.clock),
                     Token(n) if n >= INHERITANCES => self.adopt(n - INHERITANCES),
                     Token(n) => self.accept(n - LISTENERS),
                 }

@@ -1,18 +1,18 @@
 //! What answers requests inside a worker: routes, the registry, the store, the access log. No sockets.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::Waker;
+use mio::{Poll, Token, Waker};
 
 use super::refresh::{Loaded, Watch};
 use super::{Boot, Clock};
 use crate::api::routes::{self, Match, Route};
-use crate::api::{online, Answer, ApiRules, Context, Freshness, PlanCache, Step};
+use crate::api::{online, Answer, ApiRules, Asked, Context, Freshness, PlanCache, Step};
 use crate::config::settings::TrustedPeers;
 use crate::config::store::OnlineStoreConfig;
 use crate::feature::zone::LocalZone;
@@ -21,6 +21,7 @@ use crate::http::respond::{self, ResponseHead};
 use crate::http::{body, Framing, Head, HttpError, Version};
 use crate::logging::access::{AccessLog, Entry};
 use crate::metrics::meters::Meters;
+use crate::online::redis;
 use crate::online::sqlite::Sqlite;
 use crate::online::OnlineStore;
 use crate::registry::Snapshot;
@@ -42,18 +43,20 @@ pub(super) struct Incoming<'i> {
 }
 
 /// What a request that has waited is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Retry {
     pub(super) freshness: Freshness,
     pub(super) since: Instant,
+    /// What the store was asked for.
+    pub(super) asked: Option<Asked>,
 }
 
-/// A connection whose request waits.
+/// What the request of a connection waits for.
 #[derive(Debug)]
 struct Parked {
-    index: usize,
     step: Step,
     since: Instant,
+    asked: Option<Asked>,
 }
 
 /// See the module.
@@ -75,7 +78,12 @@ pub(super) struct Service {
     body: Vec<u8>,
     date: DateCache,
     access: AccessLog,
-    parked: Vec<Parked>,
+    /// By the index of the connection.
+    parked: HashMap<usize, Parked, foldhash::fast::RandomState>,
+    /// What the last request that waits has asked the store for.
+    asked: Option<Asked>,
+    /// Connections whose values have come.
+    answered: Vec<usize>,
     last_step: Step,
     last_since: Option<Instant>,
     next_retry: Option<Instant>,
@@ -83,9 +91,15 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(boot: &mut Boot<'_>, waker: Arc<Waker>) -> io::Result<Self> {
+    /// The store's connections are registered in `poll` from token `first_token` on.
+    pub(super) fn new(
+        boot: &mut Boot<'_>,
+        waker: Arc<Waker>,
+        poll: &Poll,
+        first_token: usize,
+    ) -> io::Result<Self> {
         let settings = boot.settings;
-        let OnlineStoreConfig::Sqlite { path } = &boot.store.online_store;
+        let store = open_store(boot, poll, first_token, waker.clone())?;
         Ok(Self {
             requests: 0,
             panicked: false,
@@ -97,7 +111,7 @@ impl Service {
                 waker,
             ),
             plans: PlanCache::default(),
-            store: open_store(path),
+            store,
             scratch: online::Scratch::default(),
             meters: boot.meters.take(),
             rules: ApiRules {
@@ -111,7 +125,9 @@ impl Service {
             body: Vec::new(),
             date: DateCache::default(),
             access: AccessLog::open(&settings.access_log, settings.access_format.as_deref())?,
-            parked: Vec::new(),
+            parked: HashMap::default(),
+            asked: None,
+            answered: Vec::new(),
             last_step: Step::Reply,
             last_since: None,
             next_retry: None,
@@ -142,7 +158,7 @@ impl Service {
             self.log_access(incoming, clock);
         } else {
             self.last_step = step;
-            self.last_since = incoming.retry.map(|retry| retry.since);
+            self.last_since = incoming.retry.as_ref().map(|retry| retry.since);
         }
         step
     }
@@ -152,7 +168,8 @@ impl Service {
         let text = |range: &std::ops::Range<usize>| std::str::from_utf8(&bytes[range.clone()]).unwrap_or("");
         let (method, path) = (text(&head.method), text(&head.path));
         let found = routes::find(method, path);
-        let freshness = incoming.retry.map_or(Freshness::Unchecked, |retry| retry.freshness);
+        let retry = incoming.retry.as_ref();
+        let freshness = retry.map_or(Freshness::Unchecked, |retry| retry.freshness);
         let step = match found {
             Match::Run(Route::OnlineFeatures) => {
                 let content_type = head.content_type.as_ref().map(text);
@@ -165,6 +182,7 @@ impl Service {
                         &decoded
                     }
                 };
+                self.asked = retry.and_then(|retry| retry.asked.clone());
                 let mut cx = Context {
                     snapshot: &self.watch.snapshot().clone(),
                     plans: &mut self.plans,
@@ -174,10 +192,11 @@ impl Service {
                     now_nanos: clock.wall.as_nanos() as i128,
                     freshness,
                     registry_changed: &mut || self.watch.changed(),
-                    waiting_since: incoming.retry.map(|retry| retry.since),
+                    waiting_since: retry.map(|retry| retry.since),
+                    asked: &mut self.asked,
+                    now: clock.now,
                     meters: self.meters.as_mut(),
-                    out_of_patience: incoming
-                        .retry
+                    out_of_patience: retry
                         .is_some_and(|retry| clock.now.duration_since(retry.since) >= STORE_PATIENCE),
                 };
                 let answer = &mut self.answer;
@@ -234,7 +253,7 @@ impl Service {
             length: self.answer.withheld.unwrap_or(self.answer.body.len()),
             content_type: self.answer.content_type,
             location: self.answer.location.as_deref(),
-            retry_after: None,
+            retry_after: self.answer.retry_after,
             close,
         };
         respond::write(&mut self.head, &head);
@@ -265,7 +284,7 @@ impl Service {
             version: if head.version == Version::Http10 { "1.0" } else { "1.1" },
             status: self.answer.status,
             length: self.reply().1.len(),
-            took: incoming.retry.map_or(clock.now, |retry| retry.since).elapsed(),
+            took: incoming.retry.as_ref().map_or(clock.now, |retry| retry.since).elapsed(),
             head: &bytes[head.start..head.end],
             response_head: &self.head,
         });
@@ -295,12 +314,23 @@ impl Service {
         if self.last_step == Step::WaitForStore {
             self.next_retry.get_or_insert(now + STORE_RETRY);
         }
-        self.parked.push(Parked { index, step: self.last_step, since });
+        let asked = self.asked.take();
+        if let Some(asked) = &asked {
+            self.store.own(asked.ticket, index);
+        }
+        self.parked.insert(index, Parked { step: self.last_step, since, asked });
     }
 
     /// Forgets a connection that is gone.
     pub(super) fn forget(&mut self, index: usize) {
-        self.parked.retain(|parked| parked.index != index);
+        if let Some(Parked { asked: Some(asked), .. }) = self.parked.remove(&index) {
+            self.store.forget(asked.ticket);
+        }
+    }
+
+    /// Something happened to a connection of the store.
+    pub(super) fn store_ready(&mut self, token: Token, clock: &Clock) {
+        self.store.ready(token, clock.now);
     }
 
     /// The loading thread has something: the loop takes it at the end of the turn's events.
@@ -321,26 +351,32 @@ impl Service {
         if store_due {
             self.next_retry = None;
         }
-        if self.parked.is_empty() || (loaded.is_none() && !store_due) {
-            return Vec::new();
-        }
         let mut ready = Vec::new();
-        self.parked.retain(|parked| {
+        self.store.turn(now, &mut self.answered);
+        for index in self.answered.drain(..) {
+            if let Some(Parked { since, asked, .. }) = self.parked.remove(&index) {
+                ready.push((index, Retry { freshness: Freshness::Checked, since, asked }));
+            }
+        }
+        if self.parked.is_empty() || (loaded.is_none() && !store_due) {
+            return ready;
+        }
+        self.parked.retain(|&index, parked| {
             let freshness = match (parked.step, loaded) {
                 (Step::WaitForRegistry, Some(Loaded::Fresh)) => Freshness::Checked,
                 (Step::WaitForRegistry, Some(Loaded::Failed)) => Freshness::Failed,
                 (Step::WaitForStore, _) if store_due => Freshness::Checked,
                 _ => return true,
             };
-            ready.push((parked.index, Retry { freshness, since: parked.since }));
+            ready.push((index, Retry { freshness, since: parked.since, asked: None }));
             false
         });
         ready
     }
 
-    /// When a busy store is asked again.
+    /// When a busy store is asked again, or something is due in the store itself.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.next_retry
+        self.next_retry.into_iter().chain(self.store.deadline()).min()
     }
 
     /// When the registry file is looked at.
@@ -384,6 +420,22 @@ fn measure_freshness(meters: &mut Meters, snapshot: &Snapshot, wall: Duration) {
     }
 }
 
-fn open_store(path: &Path) -> Box<dyn OnlineStore> {
-    Box::new(Sqlite::new(path, LocalZone::of_process()))
+fn open_store(
+    boot: &Boot<'_>,
+    poll: &Poll,
+    first_token: usize,
+    waker: Arc<Waker>,
+) -> io::Result<Box<dyn OnlineStore>> {
+    Ok(match &boot.store.online_store {
+        OnlineStoreConfig::Sqlite { path } => Box::new(Sqlite::new(path, LocalZone::of_process())),
+        OnlineStoreConfig::Redis(config) => {
+            let limits = redis::Limits {
+                deadline: boot.settings.store_timeout,
+                in_flight: boot.settings.store_in_flight,
+            };
+            let registry = poll.registry().try_clone()?;
+            let project = &boot.store.project;
+            Box::new(redis::Redis::new(config, project, limits, registry, first_token, waker))
+        }
+    })
 }

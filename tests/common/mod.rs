@@ -9,6 +9,8 @@
 )]
 
 pub mod load;
+pub mod redis;
+pub mod replay;
 
 use std::fs;
 use std::io::{Read, Write};

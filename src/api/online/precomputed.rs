@@ -1,10 +1,12 @@
 //! Services whose answers were computed beforehand: one stored vector per entity instead of the views.
 
 use super::{begin_column, build_keys, end_column, fetch, other, write_time, Inputs, Stop};
-use crate::api::Context;
+use crate::api::error::ApiError;
+use crate::api::{Context, Step};
 use crate::feature::cells::EventTime;
 use crate::feature::plan::{Plan, Precomputed};
 use crate::feature::value;
+use crate::online::Progress;
 use crate::registry::model::seconds_and_nanos;
 use crate::registry::wire::{Fields, Payload, WireError};
 
@@ -35,10 +37,14 @@ pub(super) fn answer(
         ))
     };
     build_keys(&vectors.read, plan, inputs, rows, cx.scratch)?;
-    fetch(&vectors.read, cx).map_err(|stop| match stop {
+    let read = fetch(&vectors.read, cx).map_err(|stop| match stop {
+        Stop::Error(ApiError::Overloaded(text)) => Stop::Error(ApiError::Overloaded(text)),
         Stop::Error(_) => unusable(),
         wait @ Stop::Wait(_) => wait,
     })?;
+    if read == Progress::Pending {
+        return Err(Stop::Wait(Step::WaitForValues));
+    }
     let scratch = &*cx.scratch;
     let unique_of = scratch.keys[scratch.key_set].unique_of();
     let mut found = Vec::with_capacity(unique_of.len());
