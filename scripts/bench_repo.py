@@ -1,6 +1,6 @@
 """Makes the benchmark repository with the Feast SDK: 25 feature views x 10 int64 features, 2,500 entities.
 
-usage: bench_repo.py DIR        (run with a Python that has feast==0.67.0)
+usage: bench_repo.py DIR [REDIS]   (run with a Python that has feast[redis]==0.67.0; REDIS: host:port to write to)
 """
 import datetime
 import os
@@ -16,7 +16,8 @@ directory = sys.argv[1]
 os.makedirs(os.path.join(directory, "data"), exist_ok=True)
 with open(os.path.join(directory, "feature_store.yaml"), "w") as out:
     out.write("project: bench\nregistry: data/registry.db\nprovider: local\n"
-              "online_store:\n    type: sqlite\n    path: data/online_store.db\n"
+              + (f"online_store:\n    type: redis\n    connection_string: '{sys.argv[2]}'\n" if len(sys.argv) > 2 else
+                 "online_store:\n    type: sqlite\n    path: data/online_store.db\n") +
               "entity_key_serialization_version: 3\nauth:\n    type: no_auth\n")
 
 store = FeatureStore(directory)

@@ -45,8 +45,8 @@ fn startup_errors_are_one_line_with_a_remedy() {
             "auth.type: authentication type 'oidc' is not supported",
         ),
         (
-            "project: p\nregistry: r.db\nonline_store: {type: redis}\n",
-            "online_store.type: online store type 'redis' is not supported; supported: sqlite",
+            "project: p\nregistry: r.db\nonline_store: {type: postgres}\n",
+            "online_store.type: online store type 'postgres' is not supported; supported: sqlite",
         ),
         (
             "project: p\nregistry: {registry_type: sql, path: x}\n",

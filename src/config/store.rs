@@ -614,8 +614,8 @@ mod tests {
     fn mistakes_name_the_key_and_the_remedy() {
         for (extra, expected) in [
             (
-                "online_store: {type: redis}",
-                "fs.yaml: online_store.type: online store type 'redis' is not supported; supported: sqlite",
+                "online_store: {type: postgres}",
+                "fs.yaml: online_store.type: online store type 'postgres' is not supported; supported: sqlite",
             ),
             (
                 "online_store: {type: sqlite, pth: x}",

@@ -86,8 +86,11 @@ fn bytes(hex: &Value) -> Vec<u8> {
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
 }
 
-/// The recorded hashes: key, and fields with their values.
-pub fn dump() -> Vec<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)> {
+/// A key, and fields with their values.
+pub type Hash = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// The recorded hashes.
+pub fn dump() -> Vec<Hash> {
     let text = fs::read_to_string(fixture("storage/redis_dump.jsonl")).unwrap();
     let hash = |line: &str| {
         let hash: Value = serde_json::from_str(line).unwrap();
