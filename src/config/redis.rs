@@ -55,6 +55,8 @@ pub struct RedisConfig {
     pub key_ttl: Option<u64>,
     /// Older events overwrite newer ones.
     pub skip_dedup: bool,
+    /// A cluster's replicas answer reads, where there are any.
+    pub read_from_replicas: bool,
 }
 
 /// Options of the Python client that only tune what this server does in another way.
@@ -77,7 +79,6 @@ const PASSED_OVER: &[&str] = &[
     "lib_version",
     "skip_full_coverage_check",
     "require_full_coverage",
-    "read_from_replicas",
     "reinitialize_steps",
     "ssl_check_hostname",
     "ssl_min_version",
@@ -110,6 +111,7 @@ pub(super) fn redis(block: &Yaml) -> Result<RedisConfig, Problem> {
             Some(Yaml::Int(seconds)) => u64::try_from(*seconds).ok().filter(|&seconds| seconds > 0),
             _ => None,
         },
+        read_from_replicas: false,
         skip_dedup: block.get("skip_dedup") == Some(&Yaml::Bool(true)),
     };
     let string = text("connection_string").unwrap_or_else(|| "localhost:6379".to_owned());
@@ -141,6 +143,7 @@ impl RedisConfig {
                 "ssl_ca_certs" => files.ca = value.map(PathBuf::from),
                 "ssl_certfile" => files.cert = value.map(PathBuf::from),
                 "ssl_keyfile" => files.key = value.map(PathBuf::from),
+                "read_from_replicas" => self.read_from_replicas = value.as_deref() == Some("true"),
                 "ssl_cert_reqs" => files.accept_any = value.is_none_or(|text| text == "none"),
                 name if PASSED_OVER.contains(&name) => {}
                 name => return Err(format!("unknown option '{name}'")),

@@ -30,6 +30,21 @@ impl Redis {
         redis
     }
 
+    /// A sentinel with this configuration.
+    pub fn sentinel(conf: &str) -> Self {
+        let mut redis =
+            Self { child: None, port: free_port(), dir: tempfile::tempdir().unwrap(), args: Vec::new() };
+        let child = Command::new("redis-server")
+            .args([conf, "--sentinel", "--port", &redis.port.to_string(), "--bind", "127.0.0.1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        redis.child = Some(child);
+        eventually("the sentinel answers", || redis.try_connect().is_some());
+        redis
+    }
+
     /// Starts it again on the same port, with what it had saved.
     pub fn restart(&mut self) {
         let child = Command::new("redis-server")
@@ -120,4 +135,80 @@ pub fn configure(repo: &Path, online_store: &str) {
          entity_key_serialization_version: 3\n"
     );
     fs::write(repo.join("feature_store.yaml"), yaml).unwrap();
+}
+
+/// A cluster of three masters with a replica each.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let nodes: Vec<Redis> = (0..6)
+            .map(|_| {
+                // The port of the cluster's bus must be free, too, and is no larger than 65535.
+                let bus = free_port().to_string();
+                Redis::start(&[
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus,
+                    "--cluster-node-timeout",
+                    "1500",
+                    "--cluster-replica-validity-factor",
+                    "0",
+                    "--repl-diskless-sync-delay",
+                    "0",
+                ])
+            })
+            .collect();
+        let addresses: Vec<String> = nodes.iter().map(Redis::address).collect();
+        let done = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(&addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+        let cluster = Self { nodes };
+        for node in &cluster.nodes {
+            eventually("the cluster is whole", || {
+                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connection()).unwrap();
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6")
+            });
+        }
+        let client = redis::cluster::ClusterClient::new(vec![format!("redis://{}", addresses[0])]).unwrap();
+        load(&mut client.get_connection().unwrap());
+        // Replicas answer with what they have.
+        for node in &cluster.nodes {
+            eventually("replicas follow", || {
+                let role: redis::Value = redis::cmd("ROLE").query(&mut node.connection()).unwrap();
+                !format!("{role:?}").contains("\"sync") && !format!("{role:?}").contains("connect\"")
+            });
+        }
+        cluster
+    }
+
+    pub fn block(&self, options: &str) -> String {
+        let nodes: Vec<String> = self.nodes[..2].iter().map(Redis::address).collect();
+        let string = format!("{}{options}", nodes.join(","));
+        format!("{{type: redis, redis_type: redis_cluster, connection_string: '{string}'}}")
+    }
+
+    /// Sends a command to the node at `index`.
+    pub fn tell(&self, index: usize, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut self.nodes[index].connection())
+    }
+
+    /// Name of the node at `index`.
+    pub fn id(&self, index: usize) -> String {
+        redis::cmd("CLUSTER").arg("MYID").query(&mut self.nodes[index].connection()).unwrap()
+    }
+
+    /// Nodes that are masters now.
+    pub fn masters(&self) -> Vec<usize> {
+        let is_master =
+            |index: &usize| format!("{:?}", self.tell(*index, &["ROLE"]).unwrap()).contains("master");
+        (0..self.nodes.len()).filter(is_master).collect()
+    }
 }

@@ -149,6 +149,9 @@ impl Redis {
         if let Some(name) = &config.client_name {
             commands.push(vec![b"CLIENT", b"SETNAME", name.as_bytes()]);
         }
+        if config.topology == Topology::Cluster && config.read_from_replicas {
+            commands.push(vec![b"READONLY"]);
+        }
         let db = config.db.to_string();
         if config.db != 0 {
             commands.push(vec![b"SELECT", db.as_bytes()]);
@@ -298,9 +301,18 @@ impl Redis {
         if let Some(link) = owing {
             return format!("Timeout reading from {}", link.address());
         }
+        if let Some(refusal) = self.tickets.refusal(ticket) {
+            return refusal.to_owned();
+        }
         let errors = self.links.iter().map(Link::error).chain([self.discovery_error.as_str()]);
         let mut errors = errors.filter(|error| !error.is_empty());
         errors.next().unwrap_or("Timeout connecting to server").to_owned()
+    }
+
+    /// Somebody waits for a server, and perhaps another one has taken its place.
+    fn must_search(&self) -> bool {
+        let may_move = self.config.topology != Topology::Single || self.links.is_empty();
+        may_move && self.discovery.is_none() && self.tickets.waits_for_links()
     }
 
     fn discovered(&mut self) {
@@ -415,7 +427,7 @@ impl OnlineStore for Redis {
                 self.noted(place, change);
             }
         }
-        if self.links.is_empty() && self.tickets.len() > 0 {
+        if self.must_search() {
             self.discover();
         }
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -441,7 +453,7 @@ impl OnlineStore for Redis {
             return None;
         }
         let links = self.links.iter().filter_map(Link::deadline);
-        let searching = if self.links.is_empty() { self.next_discovery } else { None };
+        let searching = if self.must_search() { self.next_discovery } else { None };
         links.chain(self.tickets.next_deadline()).chain(self.retry_at).chain(searching).min()
     }
 

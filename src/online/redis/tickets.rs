@@ -35,6 +35,8 @@ struct Pending {
     waits_for_link: bool,
     /// A server asked for patience.
     pauses: bool,
+    /// With these words.
+    refusal: String,
     /// Slots that are on their way to another link.
     elsewhere: Vec<(u16, u16)>,
     outcome: Option<Outcome>,
@@ -77,6 +79,7 @@ impl Tickets {
             missing: 0,
             waits_for_link: false,
             pauses: false,
+            refusal: String::new(),
             elsewhere: Vec::new(),
             outcome: None,
             told: false,
@@ -110,9 +113,12 @@ impl Tickets {
     pub(super) fn restart(&mut self, old: Ticket) -> Option<Ticket> {
         let deadline = self.get(old)?.deadline;
         let elsewhere = std::mem::take(&mut self.get(old)?.elsewhere);
+        let refusal = std::mem::take(&mut self.get(old)?.refusal);
         self.close(old);
         let ticket = self.open(deadline);
-        self.get(ticket)?.elsewhere = elsewhere;
+        let pending = self.get(ticket)?;
+        pending.elsewhere = elsewhere;
+        pending.refusal = refusal;
         Some(ticket)
     }
 
@@ -146,6 +152,11 @@ impl Tickets {
         if !std::mem::replace(&mut pending.waits_for_link, true) {
             self.waiting.push(ticket);
         }
+    }
+
+    /// Somebody waits for a link.
+    pub(super) fn waits_for_links(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// A link takes commands again.
@@ -220,6 +231,12 @@ impl Tickets {
             }
             self.by_deadline.pop_front();
         }
+    }
+
+    /// What a server said when it asked for patience.
+    pub(super) fn refusal(&self, ticket: Ticket) -> Option<&str> {
+        let pending = self.slab.get(ticket.index as usize)?;
+        Some(pending.refusal.as_str()).filter(|text| !text.is_empty())
     }
 
     /// The next ticket without outcome whose time is up.
@@ -303,6 +320,7 @@ impl Sink for Tickets {
             "MOVED" | "ASK" => self.redirections.push((expect.ticket, text, self.from)),
             "LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => {
                 let Some(pending) = self.get(expect.ticket) else { return };
+                pending.refusal = text;
                 if !std::mem::replace(&mut pending.pauses, true) {
                     self.paused.push(expect.ticket);
                 }

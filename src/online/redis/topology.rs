@@ -50,7 +50,7 @@ pub fn discover(config: &RedisConfig) -> Result<Found, String> {
         Topology::Cluster => first_answer(config, |host, port| {
             let mut connection = connect(config, host, port, true)?;
             let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query(&mut connection).map_err(text)?;
-            slots(&reply, host)
+            slots(&reply, host, config.read_from_replicas)
         }),
     }
 }
@@ -138,17 +138,17 @@ fn text(error: redis::RedisError) -> String {
 }
 
 /// Reads the answer to `CLUSTER SLOTS`: ranges with their servers, the master first. A server without a name
-/// is the one that answered.
-fn slots(reply: &Value, asked: &str) -> Result<Found, String> {
+/// is the one that answered. With `replicas` any but the master is taken, if there is one.
+fn slots(reply: &Value, asked: &str, replicas: bool) -> Result<Found, String> {
     let wrong = || "an answer to CLUSTER SLOTS that makes no sense".to_owned();
     let Value::Array(ranges) = reply else { return Err(wrong()) };
     let mut found = Found { nodes: Vec::new(), slots: vec![NOBODY; SLOTS] };
     for range in ranges {
         let Value::Array(parts) = range else { return Err(wrong()) };
-        let [Value::Int(from), Value::Int(to), Value::Array(master), ..] = &parts[..] else {
-            return Err(wrong());
-        };
-        let [host, Value::Int(port), ..] = &master[..] else { return Err(wrong()) };
+        let [Value::Int(from), Value::Int(to), servers @ ..] = &parts[..] else { return Err(wrong()) };
+        let chosen = if replicas && servers.len() > 1 { fastrand::usize(1..servers.len()) } else { 0 };
+        let Some(Value::Array(server)) = servers.get(chosen) else { return Err(wrong()) };
+        let [host, Value::Int(port), ..] = &server[..] else { return Err(wrong()) };
         let host = match host {
             Value::BulkString(bytes) if !bytes.is_empty() => String::from_utf8_lossy(bytes).into_owned(),
             _ => asked.to_owned(),
