@@ -230,3 +230,137 @@ fn workers_that_are_recycled_answer_what_they_asked_for() {
     let (good, failures) = under_load(&server, &expected, || std::thread::sleep(Duration::from_secs(1)));
     assert!(good > 1000 && failures.is_empty(), "{good} {failures:?}");
 }
+
+/// A server between the workers and Redis that misbehaves a number of times and then only passes bytes on.
+fn misbehaving(redis: &Redis, times: usize, how: &'static [u8]) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = redis.address();
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let Ok(mut client) = client else { return };
+            if number < times {
+                use std::io::{Read, Write};
+                let mut request = [0; 4096];
+                let _ = client.read(&mut request);
+                let _ = client.write_all(how);
+                continue;
+            }
+            let server = std::net::TcpStream::connect(&to).unwrap();
+            let (mut a, mut b) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let (mut client, mut server) = (client, server);
+            std::thread::spawn(move || std::io::copy(&mut a, &mut server));
+            std::thread::spawn(move || std::io::copy(&mut b, &mut client));
+        }
+    });
+    port
+}
+
+#[test]
+fn replies_that_are_cut_or_senseless_cost_a_connection_and_no_request() {
+    let redis = Redis::start(&[]);
+    load(&mut redis.connection());
+    for how in [
+        &b""[..],
+        b"*3\r\n$2\r\n",
+        b"*3\r\n$9\r\nabc",
+        b"*2\r\n$1\r\nx\r\n$1\r\nx\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-MOVED 7 nowhere\r\n",
+        b":1\r\n",
+    ] {
+        let block =
+            format!("{{type: redis, connection_string: '127.0.0.1:{}'}}", misbehaving(&redis, 3, how));
+        let server = Server::start(repo(&block), &["--store-timeout-ms", "10000"]);
+        let got = ask(&mut server.client());
+        assert!(got.status == 200 && got.text().contains("[0,42,null]"), "{how:?}: {}", got.text());
+    }
+}
+
+#[test]
+fn a_server_that_takes_and_says_nothing_is_left() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let block = format!("{{type: redis, connection_string: '{address}'}}");
+    let server = Server::start(repo(&block), &["--store-timeout-ms", "200"]);
+    let mut client = server.client();
+    for _ in 0..3 {
+        let got = ask(&mut client);
+        assert_eq!((got.status, got.text()), (500, format!("\"Timeout reading from {address}\"")));
+    }
+}
+
+#[test]
+fn what_is_written_are_the_recorded_bytes() {
+    use feast_prefork::online::redis::write::{write, Row, Rules};
+    let redis = Redis::start(&[]);
+    let mut connection = redis.connection();
+    let text = std::fs::read_to_string(common::fixture("storage/redis_dump.jsonl")).unwrap();
+    let mut written = 0;
+    for (line, (key, fields)) in text.lines().zip(common::redis::dump()) {
+        let hash: serde_json::Value = serde_json::from_str(line).unwrap();
+        let names = hash["doc"]["fields"].as_array().unwrap();
+        let of =
+            |name: &str| fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value);
+        let views: Vec<&str> =
+            names.iter().filter_map(|name| name.as_str().unwrap().strip_prefix("_ts:")).collect();
+        for view in views {
+            let event =
+                feast_prefork::registry::model::seconds_and_nanos(of(&format!("_ts:{view}")).unwrap());
+            let mut features = Vec::new();
+            for name in
+                names.iter().filter_map(|name| name.as_str().unwrap().strip_prefix(&format!("{view}:")))
+            {
+                let field = feast_prefork::online::redis::keys::field(view, name);
+                let value = &fields.iter().find(|(known, _)| *known == field).unwrap().1;
+                features.push((name.to_owned(), value.clone()));
+            }
+            let row = Row { key: key[..key.len() - "shop".len()].to_vec(), event: event.unwrap(), features };
+            written += write(&mut connection, "shop", view, &[row], Rules::default()).unwrap();
+        }
+    }
+    assert!(written >= 18, "{written}");
+    for (key, mut fields) in common::redis::dump() {
+        let mut found: Vec<(Vec<u8>, Vec<u8>)> =
+            redis::cmd("HGETALL").arg(&key).query(&mut connection).unwrap();
+        // A hash without a time was not written by a view.
+        if fields.iter().any(|(field, _)| field.starts_with(b"_ts:")) {
+            fields.sort();
+            found.sort();
+            assert_eq!(found, fields);
+        }
+    }
+}
+
+#[test]
+fn older_events_lose_and_expiry_is_renewed() {
+    use feast_prefork::online::redis::write::{write, Row, Rules};
+    let redis = Redis::start(&[]);
+    let mut connection = redis.connection();
+    let row = |seconds: i64, value: &[u8]| Row {
+        key: b"key".to_vec(),
+        event: (seconds, 0),
+        features: vec![("f".to_owned(), value.to_vec())],
+    };
+    let field = feast_prefork::online::redis::keys::field("v", "f");
+    let mut run = |rows: &[Row], rules: Rules| {
+        let count = write(&mut connection, "p", "v", rows, rules).unwrap();
+        let value: Vec<u8> = redis::cmd("HGET").arg("keyp").arg(&field).query(&mut connection).unwrap();
+        (count, value)
+    };
+    let plain = Rules::default();
+    assert_eq!(run(&[row(5, b"a"), row(5, b"b"), row(4, b"c")], plain), (1, b"a".to_vec()));
+    assert_eq!(run(&[row(5, b"d")], plain), (0, b"a".to_vec()));
+    assert_eq!(run(&[row(6, b"e"), row(7, b"f")], plain), (2, b"f".to_vec()));
+    let rules = Rules { key_ttl: Some(100), skip_dedup: true };
+    assert_eq!(run(&[row(1, b"g")], rules), (1, b"g".to_vec()));
+    let ttl: i64 = redis::cmd("TTL").arg("keyp").query(&mut redis.connection()).unwrap();
+    assert!((1..=100).contains(&ttl), "{ttl}");
+    let _: () = redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1", "maxmemory-policy", "noeviction"])
+        .query(&mut redis.connection())
+        .unwrap();
+    let error = write(&mut redis.connection(), "p", "v", &[row(9, b"h")], plain).unwrap_err();
+    assert!(error.to_string().contains("OOM") || error.to_string().contains("memory"), "{error}");
+}

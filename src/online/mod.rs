@@ -73,9 +73,10 @@ pub trait OnlineStore {
         let _ = ticket;
     }
 
-    /// Something happened to the connection registered under `token`.
-    fn ready(&mut self, token: Token, now: Instant) {
-        let _ = (token, now);
+    /// Something happened to the connection registered under `token`; `closed` when nothing follows what can be
+    /// read now.
+    fn ready(&mut self, token: Token, closed: bool, now: Instant) {
+        let _ = (token, closed, now);
     }
 
     /// Does what is due, and appends the owners of reads that have ended.

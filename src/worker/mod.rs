@@ -215,7 +215,7 @@ impl<'m> Worker<'m> {
                     WAKER => self.service.registry_loaded(),
                     OUTGOING => self.continue_handover(),
                     Token(n) if n >= CONNS => self.ready(n - CONNS, event.is_read_closed()),
-                    Token(n) if n >= STORES => self.service.store_ready(Token(n), &self.clock),
+                    Token(n) if n >= STORES => self.service.store_ready(event, &self.clock),
                     Token(n) if n >= INHERITANCES => self.adopt(n - INHERITANCES),
                     Token(n) => self.accept(n - LISTENERS),
                 }

@@ -7,7 +7,8 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Poll, Token, Waker};
+use mio::event::Event;
+use mio::{Poll, Waker};
 
 use super::refresh::{Loaded, Watch};
 use super::{Boot, Clock};
@@ -329,8 +330,8 @@ impl Service {
     }
 
     /// Something happened to a connection of the store.
-    pub(super) fn store_ready(&mut self, token: Token, clock: &Clock) {
-        self.store.ready(token, clock.now);
+    pub(super) fn store_ready(&mut self, event: &Event, clock: &Clock) {
+        self.store.ready(event.token(), event.is_read_closed(), clock.now);
     }
 
     /// The loading thread has something: the loop takes it at the end of the turn's events.

@@ -258,7 +258,7 @@ impl Link {
     }
 
     /// Does what an event allows: finishes connecting, reads replies into `sink`.
-    pub fn ready(&mut self, sink: &mut impl Sink, now: Instant) -> Change {
+    pub fn ready(&mut self, sink: &mut impl Sink, closed: bool, now: Instant) -> Change {
         let mut change = Change::None;
         if self.state == State::Connecting {
             match self.is_connected() {
@@ -267,7 +267,7 @@ impl Link {
                 Err(error) => return self.fail(connect_error(&error, &self.address), now),
             }
         }
-        match self.receive(sink, now) {
+        match self.receive(sink, closed, now) {
             Ok(true) => Change::Up,
             Ok(false) => change,
             Err(error) => self.fail(error, now),
@@ -314,7 +314,7 @@ impl Link {
     }
 
     /// Reads all there is; true when the server has accepted the greeting. An error ends the connection.
-    fn receive(&mut self, sink: &mut impl Sink, now: Instant) -> Result<bool, String> {
+    fn receive(&mut self, sink: &mut impl Sink, closed: bool, now: Instant) -> Result<bool, String> {
         let mut accepted = false;
         loop {
             if self.input.len() < self.filled + CHUNK {
@@ -336,7 +336,8 @@ impl Link {
                 Refused::Greeting(text) => text,
             })?;
             self.compact();
-            if length < room {
+            // Nothing is left to be read, unless the end is: no other event would announce that.
+            if length < room && !closed {
                 return Ok(accepted);
             }
         }

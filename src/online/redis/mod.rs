@@ -9,6 +9,7 @@ pub mod link;
 pub mod resp;
 mod tickets;
 pub mod topology;
+pub mod write;
 
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::Arc;
@@ -407,12 +408,12 @@ impl OnlineStore for Redis {
         self.tickets.close(ticket);
     }
 
-    fn ready(&mut self, token: Token, now: Instant) {
+    fn ready(&mut self, token: Token, closed: bool, now: Instant) {
         self.now = now;
         let place = self.links.iter().position(|link| link.token() == token);
         let Some(place) = place else { return };
         self.tickets.reading_from(place);
-        let change = self.links[place].ready(&mut self.tickets, now);
+        let change = self.links[place].ready(&mut self.tickets, closed, now);
         self.noted(place, change);
         self.follow();
     }
