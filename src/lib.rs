@@ -6,7 +6,7 @@
 //! | modules | question |
 //! |---|---|
 //! | [`text`], [`os`], [`exit`] | How does Python print this? What does the kernel need? |
-//! | [`net`], [`http`], [`registry`], [`logging`], [`config`], [`ipc`], [`metrics`] | How do bytes become a connection, a request, a definition, a line, a setting, a number? |
+//! | [`net`], [`tls`], [`http`], [`registry`], [`logging`], [`config`], [`ipc`], [`metrics`] | How do bytes become a connection, a request, a definition, a line, a setting, a number? |
 //! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
 //! | [`online`] | Where do the bytes come from? |
 //! | [`api`] | What does each route do, step by step? |
@@ -30,4 +30,5 @@ pub mod os;
 pub mod registry;
 pub mod scrape;
 pub mod text;
+pub mod tls;
 pub mod worker;

@@ -364,3 +364,63 @@ fn older_events_lose_and_expiry_is_renewed() {
     let error = write(&mut redis.connection(), "p", "v", &[row(9, b"h")], plain).unwrap_err();
     assert!(error.to_string().contains("OOM") || error.to_string().contains("memory"), "{error}");
 }
+
+/// Makes an authority and certificates for server and client with the openssl command.
+fn certificates(dir: &std::path::Path) {
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca \
+                  -addext basicConstraints=critical,CA:TRUE 2>/dev/null
+        for name in server client; do
+            openssl req -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
+            printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > ext
+            openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out $name.crt -days 2 \
+                -extfile ext 2>/dev/null
+        done";
+    let done = std::process::Command::new("sh").args(["-ec", script]).current_dir(dir).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn encrypted_connections() {
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let file = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let port = common::redis::free_port().to_string();
+    let (ca, cert, key) = (file("ca.crt"), file("server.crt"), file("server.key"));
+    let tls =
+        ["--tls-port", &port, "--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let redis = Redis::start(&tls);
+    load(&mut redis.connection());
+    let block = |host: &str, options: &str| {
+        format!("{{type: redis, connection_string: '{host}:{port},ssl=true{options}'}}")
+    };
+    let (client_cert, client_key) = (file("client.crt"), file("client.key"));
+    let full = format!(",ssl_ca_certs={ca},ssl_certfile={client_cert},ssl_keyfile={client_key}");
+    for (host, options) in [
+        ("127.0.0.1", full.clone()),
+        ("localhost", full.clone()),
+        ("127.0.0.1", format!("{full},ssl_cert_reqs=none")),
+    ] {
+        let server = Server::start(repo(&block(host, &options)), &["--workers", "2"]);
+        assert_eq!(replay(&server, &cases("storage/cases.jsonl")), 11, "{options}");
+        let expected = ask(&mut server.client()).text();
+        let (good, failures) = under_load(&server, &expected, || {});
+        assert!(good > 200 && failures.is_empty(), "{failures:?}");
+    }
+    // A server nobody vouches for, and one that wants to know who we are.
+    for options in [String::new(), format!(",ssl_ca_certs={ca}")] {
+        let server = Server::start(repo(&block("127.0.0.1", &options)), &["--store-timeout-ms", "300"]);
+        let got = ask(&mut server.client());
+        assert_eq!(got.status, 500, "{options}: {}", got.text());
+        assert!(got.text().contains("ertificate"), "{options}: {}", got.text());
+    }
+    // A missing file is noticed at the start.
+    let repo = repo(&block("127.0.0.1", ",ssl_ca_certs=/nowhere/ca.crt"));
+    let done = std::process::Command::new(common::binary())
+        .arg("-c")
+        .arg(repo.path())
+        .args(["serve", "--port", "0"])
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("TLS: /nowhere/ca.crt: "));
+}

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
 
+use crate::config::store::OnlineStoreConfig;
 use crate::config::{Bind, ConfigError, Settings, StoreConfig};
 use crate::exit;
 use crate::logging::logger::Target;
@@ -61,6 +62,8 @@ pub struct Prepared {
     pub snapshot: Arc<Snapshot>,
     /// The version of the file that `snapshot` was read from, or one that could not be read.
     pub stamp: Option<Stamp>,
+    /// How the online store is reached, if that is encrypted.
+    pub store_tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// What to do when the registry file is missing.
@@ -90,6 +93,7 @@ pub fn load(
         }
     }
     settings.metrics.enabled |= store.metrics_enabled;
+    let store_tls = store_tls(&store)?;
     let mut rules = store.registry_rules;
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
@@ -112,7 +116,18 @@ pub fn load(
     if !created && std::fs::metadata(registry.path()).is_ok_and(|found| found.len() == 0) {
         log::warn!("{shown}: the registry is empty; run `feast apply` to fill it");
     }
-    Ok(Prepared { settings, store, registry, snapshot: Arc::new(snapshot), stamp })
+    Ok(Prepared { settings, store, registry, snapshot: Arc::new(snapshot), stamp, store_tls })
+}
+
+/// Reads the files that TLS to the online store needs: once, because a worker has no time for it.
+fn store_tls(store: &StoreConfig) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
+    let OnlineStoreConfig::Redis(config) = &store.online_store else { return Ok(None) };
+    let Some(tls) = &config.tls else { return Ok(None) };
+    crate::tls::install_provider();
+    crate::online::redis::client_config(tls).map(Some).map_err(|error| {
+        let key = "online_store.connection_string";
+        StartError::new(exit::CONFIG, format!("{}: {key}: TLS: {error}", store.source))
+    })
 }
 
 impl Prepared {

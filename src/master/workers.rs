@@ -318,6 +318,7 @@ impl Master {
             signals,
             limit,
             meters,
+            store_tls: self.prepared.store_tls.clone(),
             scratch: std::mem::take(&mut self.scratch),
             quiet,
         };

@@ -68,6 +68,8 @@ pub struct Boot<'m> {
     /// The buffer to read into, [`SCRATCH`] bytes that the master never touches: clearing one after the fork
     /// would cost a worker a page fault per page.
     pub scratch: Vec<u8>,
+    /// How the store is reached, if that is encrypted.
+    pub store_tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     /// What it counts, if anything is counted.
     pub meters: Option<Meters>,
     /// Leave out the lines of a normal life: too many workers come and go.

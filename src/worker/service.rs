@@ -436,7 +436,8 @@ fn open_store(
             };
             let registry = poll.registry().try_clone()?;
             let project = &boot.store.project;
-            Box::new(redis::Redis::new(config, project, limits, registry, first_token, waker))
+            let tls = boot.store_tls.clone();
+            Box::new(redis::Redis::new(config, tls, project, limits, registry, first_token, waker))
         }
     })
 }

@@ -13,12 +13,16 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use mio::{Interest, Registry, Token as PollToken};
 
 use super::resp::{self, Malformed, Token};
 use crate::net::Stream;
+use crate::tls::Wire;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +95,9 @@ pub struct Link {
     /// Commands that begin every connection.
     greeting: Vec<Vec<u8>>,
     state: State,
-    stream: Option<Stream>,
+    stream: Option<Wire>,
+    /// Encrypts, if it does.
+    tls: Option<Arc<ClientConfig>>,
     token: PollToken,
     input: Vec<u8>,
     /// Bytes of the input that are read.
@@ -126,12 +132,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 impl Link {
     /// A link that connects when it is asked to. Events carry `token`; a server that owes replies and is silent
     /// for `patience` is given up.
-    pub fn new(address: Address, greeting: Vec<Vec<u8>>, token: PollToken, patience: Duration) -> Self {
+    pub fn new(
+        address: Address,
+        greeting: Vec<Vec<u8>>,
+        tls: Option<Arc<ClientConfig>>,
+        token: PollToken,
+        patience: Duration,
+    ) -> Self {
         Self {
             address,
             greeting,
             state: State::Down,
             stream: None,
+            tls,
             token,
             input: Vec::new(),
             parsed: 0,
@@ -226,7 +239,13 @@ impl Link {
             Address::Unix(path) => Stream::Unix(mio::net::UnixStream::connect(path)?),
         };
         registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
-        self.stream = Some(stream);
+        self.stream = Some(match (&self.tls, &self.address) {
+            (Some(config), Address::Tcp(_, name)) => {
+                let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+                Wire::tls(stream, config, host)?
+            }
+            _ => Wire::Plain(stream),
+        });
         Ok(())
     }
 
@@ -275,7 +294,7 @@ impl Link {
     }
 
     fn is_connected(&self) -> io::Result<bool> {
-        match &self.stream {
+        match self.stream.as_ref().map(Wire::stream) {
             Some(Stream::Tcp(stream)) => {
                 if let Some(error) = stream.take_error()? {
                     return Err(error);
@@ -304,13 +323,16 @@ impl Link {
     }
 
     fn up(&mut self) -> Change {
-        if self.failures > 0 {
-            log::info!("online store {}: connected", self.address);
-        }
         self.state = State::Up;
+        Change::Up
+    }
+
+    /// A reply has come: whatever went wrong before is over. (A connection that was only made proves nothing: it
+    /// may be refused with the first command.)
+    fn works(&mut self) {
+        log::info!("online store {}: connected", self.address);
         self.failures = 0;
         self.error.clear();
-        Change::Up
     }
 
     /// Reads all there is; true when the server has accepted the greeting. An error ends the connection.
@@ -320,9 +342,10 @@ impl Link {
             if self.input.len() < self.filled + CHUNK {
                 self.input.resize(self.filled + CHUNK, 0);
             }
-            let Some(stream) = &self.stream else { return Ok(accepted) };
+            let Some(stream) = &mut self.stream else { return Ok(accepted) };
             let room = self.input.len() - self.filled;
-            let length = match (&mut &*stream).read(&mut self.input[self.filled..]) {
+            let holds_back = stream.holds_back();
+            let length = match stream.read(&mut self.input[self.filled..]) {
                 Ok(0) => return Err("Connection closed by server.".to_owned()),
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(accepted),
@@ -337,7 +360,7 @@ impl Link {
             })?;
             self.compact();
             // Nothing is left to be read, unless the end is: no other event would announce that.
-            if length < room && !closed {
+            if length < room && !closed && !holds_back {
                 return Ok(accepted);
             }
         }
@@ -404,6 +427,9 @@ impl Link {
             if ended {
                 self.progress = None;
                 self.expected.pop_front();
+                if self.failures > 0 {
+                    self.works();
+                }
             }
         }
     }
@@ -414,8 +440,8 @@ impl Link {
             return Change::None;
         }
         while self.sent < self.output.len() {
-            let Some(stream) = &self.stream else { return Change::None };
-            match (&mut &*stream).write(&self.output[self.sent..]) {
+            let Some(stream) = &mut self.stream else { return Change::None };
+            match stream.write(&self.output[self.sent..]) {
                 Ok(0) => return self.fail("Connection closed by server.".to_owned(), now),
                 Ok(length) => self.sent += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Change::None,
@@ -427,7 +453,10 @@ impl Link {
         }
         self.output.clear();
         self.sent = 0;
-        Change::None
+        match self.stream.as_mut().map(Wire::push) {
+            Some(Err(error)) => self.fail(format!("Error while writing to {}: {error}", self.address), now),
+            _ => Change::None,
+        }
     }
 }
 

@@ -16,14 +16,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token, Waker};
+use rustls::ClientConfig;
 
 use self::link::{Address, Change, Expect, Link, SKIP};
 use self::tickets::{Outcome, Tickets};
 use self::topology::{Found, NOBODY};
 use super::{OnlineStore, Progress, ReadError, Ticket};
-use crate::config::redis::{RedisConfig, Topology};
+use crate::config::redis::{RedisConfig, RedisTls, Topology};
 use crate::feature::cells::{Cells, Keys};
 use crate::feature::plan::ViewRead;
+use crate::tls;
 
 /// How soon the servers are looked for again when that failed, or when the map of the cluster was wrong.
 const DISCOVERY_PAUSE: Duration = Duration::from_millis(100);
@@ -37,6 +39,12 @@ pub struct Limits {
     pub deadline: Duration,
     /// Requests that may wait at one time.
     pub in_flight: usize,
+}
+
+/// How servers are trusted, and who we are. The error names the file that cannot be used.
+pub fn client_config(config: &RedisTls) -> Result<Arc<ClientConfig>, String> {
+    let certificate = config.cert.as_deref().map(|cert| (cert, config.key.as_deref().unwrap_or(cert)));
+    tls::client_config(config.ca.as_deref(), certificate, config.accept_any)
 }
 
 /// Which part of a request's reads is being done.
@@ -55,6 +63,7 @@ enum Current {
 /// See the module. Made after the fork; connects on first use.
 pub struct Redis {
     config: Arc<RedisConfig>,
+    tls: Option<Arc<ClientConfig>>,
     project: Box<[u8]>,
     limits: Limits,
     registry: Registry,
@@ -76,9 +85,11 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A store of `project`. Its connections are registered from `first_token` on.
+    /// A store of `project`, encrypted with `tls` if there is one. Its connections are registered from
+    /// `first_token` on.
     pub fn new(
         config: &RedisConfig,
+        tls: Option<Arc<ClientConfig>>,
         project: &str,
         limits: Limits,
         registry: Registry,
@@ -86,6 +97,7 @@ impl Redis {
         waker: Arc<Waker>,
     ) -> Self {
         let mut store = Self {
+            tls,
             config: Arc::new(config.clone()),
             project: project.as_bytes().into(),
             limits,
@@ -131,7 +143,8 @@ impl Redis {
         let known = self.links.iter().position(|link| *link.address() == address);
         known.unwrap_or_else(|| {
             let token = Token(self.first_token + self.links.len());
-            self.links.push(Link::new(address, self.greeting(), token, self.limits.deadline));
+            let (greeting, tls) = (self.greeting(), self.tls.clone());
+            self.links.push(Link::new(address, greeting, tls, token, self.limits.deadline));
             self.links.len() - 1
         }) as u16
     }
@@ -299,7 +312,7 @@ impl Redis {
     /// What kept a request waiting until its deadline.
     fn why_late(&self, ticket: Ticket) -> String {
         let owing = self.links.iter().find(|link| link.expected().any(|expect| expect.ticket == ticket));
-        if let Some(link) = owing {
+        if let Some(link) = owing.filter(|link| link.error().is_empty()) {
             return format!("Timeout reading from {}", link.address());
         }
         if let Some(refusal) = self.tickets.refusal(ticket) {

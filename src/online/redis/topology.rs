@@ -3,10 +3,13 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use redis::{Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, Value};
+use redis::{
+    ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    TlsCertificates, Value,
+};
 
 use super::link::Address;
-use crate::config::redis::{RedisConfig, Topology};
+use crate::config::redis::{RedisConfig, RedisTls, Topology};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +105,29 @@ fn resolve(host: &str, port: u16) -> Result<Address, String> {
 /// A blocking connection to one server; sentinels are asked without password.
 pub fn connect(config: &RedisConfig, host: &str, port: u16, login: bool) -> Result<Connection, String> {
     let info = connection_info(config, host, port, login).map_err(text)?;
-    let client = redis::Client::open(info).map_err(text)?;
+    let client = match &config.tls {
+        Some(tls) if login => redis::Client::build_with_tls(info, certificates(tls)?).map_err(text)?,
+        _ => redis::Client::open(info).map_err(text)?,
+    };
     let connection = client.get_connection_with_timeout(PATIENCE).map_err(text)?;
     connection.set_read_timeout(Some(PATIENCE)).map_err(text)?;
     connection.set_write_timeout(Some(PATIENCE)).map_err(text)?;
     Ok(connection)
+}
+
+/// The files of TLS as that library takes them.
+fn certificates(tls: &RedisTls) -> Result<TlsCertificates, String> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let client_tls = match &tls.cert {
+        Some(cert) => Some(ClientTlsConfig {
+            client_cert: read(cert)?,
+            client_key: read(tls.key.as_ref().unwrap_or(cert))?,
+        }),
+        None => None,
+    };
+    Ok(TlsCertificates { client_tls, root_cert: tls.ca.as_ref().map(read).transpose()? })
 }
 
 fn connection_info(
@@ -117,7 +138,16 @@ fn connection_info(
 ) -> redis::RedisResult<ConnectionInfo> {
     let address = match &config.unix {
         Some(path) if config.topology == Topology::Single => ConnectionAddr::Unix(path.clone()),
-        _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        // Sentinels are asked without.
+        _ => match config.tls.as_ref().filter(|_| login) {
+            Some(tls) => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: tls.accept_any,
+                tls_params: None,
+            },
+            None => ConnectionAddr::Tcp(host.to_owned(), port),
+        },
     };
     let mut settings = RedisConnectionInfo::default();
     if login {

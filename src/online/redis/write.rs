@@ -75,7 +75,7 @@ pub fn write(
             }
             written += 1;
         }
-        if pipe.len() > 0 {
+        if !pipe.is_empty() {
             pipe.query::<()>(connection)?;
         }
     }
