@@ -165,6 +165,9 @@ pub(super) struct ServeArgs {
     /// Seconds a stopping worker may finish its work [default: 30]
     #[arg(long, value_name = "SECONDS", help_heading = PROCESSES)]
     pub(super) graceful_timeout: Option<u64>,
+    /// File for the master's process number
+    #[arg(long, value_name = "FILE", help_heading = PROCESSES)]
+    pub(super) pid: Option<PathBuf>,
     /// User the workers run as
     #[arg(long, help_heading = PROCESSES)]
     pub(super) user: Option<String>,

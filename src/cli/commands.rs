@@ -8,7 +8,7 @@ use clap::Parser;
 use log::LevelFilter;
 
 use super::args::{Cli, Command, MetricsCommand, MetricsFormat, ServeArgs};
-use super::{quickstart, resolve};
+use super::{activation, quickstart, resolve};
 use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
@@ -90,7 +90,8 @@ fn configure(
 ) -> Result<(ServeArgs, crate::config::Settings, StoreConfig), StartError> {
     let store = StoreConfig::load(location, |name| std::env::var(name).ok())?;
     let words = std::env::var(resolve::CMD_ARGS).ok();
-    let args = resolve::layers(flags, words.as_deref(), &store)?;
+    let mut args = resolve::layers(flags, words.as_deref(), &store)?;
+    activation::apply(&mut args, |name| std::env::var(name).ok());
     let settings = resolve::settings(&args)?;
     Ok((args, settings, store))
 }

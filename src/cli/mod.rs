@@ -2,6 +2,7 @@
 //!
 //! The only place that knows clap, prints to the terminal, and reads the environment.
 
+mod activation;
 mod args;
 mod commands;
 mod demo_repo;

@@ -182,6 +182,7 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
             None | Some("-") => Target::Stderr,
             Some(path) => Target::File(path.into()),
         },
+        pid_file: args.pid.clone(),
         identity: Identity::find(args.user.as_deref(), args.group.as_deref())
             .map_err(|text| StartError::new(exit::CONFIG, text))?,
         umask: match &args.umask {

@@ -202,6 +202,8 @@ pub struct Settings {
     pub access_format: Option<String>,
     /// Where everything else goes.
     pub error_log: Target,
+    /// File for the master's process number.
+    pub pid_file: Option<PathBuf>,
     /// Who the workers run as.
     pub identity: Identity,
     /// Creation mask of Unix sockets.

@@ -155,6 +155,11 @@ fn bind(settings: &MetricsSettings) -> Result<(Socket, SocketAddr), StartError> 
         StartError::new(exit::CONFIG, format!("metrics: Can't listen on {shown}:{port}: {problem}"))
     };
     let opened = match &settings.host {
+        Some(host) if host.starts_with("fd://") => {
+            let number = host.trim_start_matches("fd://").parse();
+            let number = number.map_err(|_| failed("not a descriptor number".to_owned()))?;
+            sockets::adopt(number, BACKLOG)
+        }
         Some(host) => {
             let address = Bind::resolve(host, port).map_err(failed)?;
             sockets::listen_tcp(address, BACKLOG, false)

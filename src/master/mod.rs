@@ -5,10 +5,12 @@
 //! What must not happen here: threads, TLS, SQL, requests.
 
 mod metrics;
+mod pidfile;
 mod prepare;
 mod reap;
 mod recycle_log;
 mod signals;
+mod systemd;
 mod workers;
 
 use std::io;
@@ -26,10 +28,12 @@ use crate::os::signals::{Pipe, Signal};
 use crate::worker;
 
 use metrics::Metrics;
+use pidfile::PidFile;
 pub(crate) use prepare::version_id;
 pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
 use reap::Backoff;
 use recycle_log::RecycleLog;
+use systemd::Systemd;
 use workers::{Duty, WorkerRecord};
 
 /// What the whole tree is doing.
@@ -76,6 +80,8 @@ pub struct Master {
     backoff: Backoff,
     recycles: RecycleLog,
     metrics: Option<Metrics>,
+    systemd: Systemd,
+    _pid_file: Option<PidFile>,
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
@@ -87,6 +93,7 @@ impl Master {
     pub fn new(prepared: Prepared, loader: Loader) -> Result<Self, StartError> {
         log::info!("Starting feast-prefork {}", env!("CARGO_PKG_VERSION"));
         let failed = |error: io::Error| StartError::new(exit::CONFIG, format!("cannot start: {error}"));
+        let pid_file = prepared.settings.pid_file.as_deref().map(PidFile::create).transpose()?;
         let board = Scoreboard::new().map_err(failed)?;
         let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
         let listeners = bind_all(&prepared.settings)?;
@@ -111,6 +118,8 @@ impl Master {
             backoff: Backoff::default(),
             recycles: RecycleLog::new(now),
             metrics,
+            systemd: Systemd::find(|name| std::env::var(name).ok()),
+            _pid_file: pid_file,
             scratch: vec![0; worker::SCRATCH],
             now,
         })
@@ -140,6 +149,7 @@ impl Master {
             self.refresh_registry();
             self.recycles.report(self.now);
             self.show_states();
+            self.notify_systemd();
             if self.workers.is_empty() && self.phase != Phase::Running {
                 return self.leave();
             }
@@ -167,7 +177,7 @@ impl Master {
             Phase::Running => None,
             Phase::Draining { until } | Phase::Quitting { until } => Some(until),
         };
-        [stop, self.backoff.wait_until(), self.next_registry_check]
+        [stop, self.backoff.wait_until(), self.next_registry_check, self.systemd.deadline()]
             .into_iter()
             .flatten()
             .filter(|at| *at > self.now)
@@ -261,6 +271,7 @@ impl Master {
     /// Reloads: the new settings are checked first, and a mistake changes nothing.
     fn reload(&mut self) {
         log::info!("Hang up: Master");
+        self.say_reloading();
         let next = match (self.loader)() {
             Ok(next) => next,
             Err(error) => {
@@ -293,6 +304,9 @@ impl Master {
             |what: &str| StartError::new(exit::CONFIG, format!("{what} can only be changed by a restart"));
         if old.reuse_port != new.reuse_port {
             return Err(fixed("reuse_port"));
+        }
+        if old.pid_file != new.pid_file {
+            return Err(fixed("the pid file"));
         }
         if old.metrics != new.metrics {
             return Err(fixed("whether and where metrics are served"));

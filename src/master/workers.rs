@@ -168,7 +168,7 @@ impl Master {
     }
 
     /// Workers of an earlier configuration are left.
-    fn is_reloading(&self) -> bool {
+    pub(super) fn is_reloading(&self) -> bool {
         self.workers.iter().any(|worker| worker.generation < self.generation)
     }
 

@@ -8,6 +8,7 @@ pub mod epoll;
 pub mod fdpass;
 pub mod fork;
 pub mod mapfile;
+pub mod notify;
 pub mod process;
 pub mod shm;
 pub mod signals;
