@@ -105,6 +105,7 @@ fn the_pid_file_comes_and_goes_with_the_master() {
     assert_eq!(second.status.code(), Some(1));
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(text.contains(&format!("Already running on PID {}", server.pid())), "{text}");
+    drop(client);
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
     assert!(!path.exists());
