@@ -133,3 +133,66 @@ fn the_units_are_valid_and_hardened() {
     let table = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{}\n{table}", String::from_utf8_lossy(&done.stderr));
 }
+
+/// Runs `ctl`; returns exit code and what it printed.
+fn ctl(socket: &std::path::Path, words: &[&str]) -> (Option<i32>, String) {
+    let done =
+        Command::new(common::binary()).arg("ctl").arg("--socket").arg(socket).args(words).output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    (done.status.code(), text)
+}
+
+#[test]
+fn the_control_socket_shows_and_tells() {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control");
+    let args = ["--workers", "2", "--control-socket", socket.to_str().unwrap(), "--graceful-timeout", "1"];
+    let mut server = Server::start(Repo::copy_of("kitchen_sink"), &args);
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    // Somebody who says nothing keeps nobody waiting.
+    let _silent = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let mut client = server.client();
+    for _ in 0..3 {
+        client.get("/health");
+    }
+    let status =
+        || -> serde_json::Value { serde_json::from_str(&ctl(&socket, &["--json", "status"]).1).unwrap() };
+    let workers = |status: &serde_json::Value, state: &str| {
+        let list = status["workers"].as_array().unwrap();
+        list.iter().filter(|worker| worker["state"] == state).count()
+    };
+    let seen = status();
+    assert_eq!((&seen["pid"], &seen["phase"]), (&server.pid().into(), &"running".into()));
+    let sum = |key: &str| -> u64 {
+        status()["workers"].as_array().unwrap().iter().map(|worker| worker[key].as_u64().unwrap()).sum()
+    };
+    eventually("three requests on one connection", || (sum("requests"), sum("connections")) == (3, 1));
+    let (code, table) = ctl(&socket, &["status"]);
+    assert!(code == Some(0) && table.contains("2 of 2 workers") && table.contains("serving"), "{table}");
+    assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+    assert_eq!(ctl(&socket, &["ttin"]).0, Some(0));
+    eventually("a third worker", || workers(&status(), "serving") == 3);
+    assert_eq!(ctl(&socket, &["ttou"]).0, Some(0));
+    eventually("two workers", || status()["workers"].as_array().unwrap().len() == 2);
+    let before = server.workers();
+    assert_eq!(ctl(&socket, &["reload"]).0, Some(0));
+    eventually("other workers", || {
+        server.workers().iter().all(|pid| !before.contains(pid)) && workers(&status(), "serving") == 2
+    });
+    let mut raw = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    raw.write_all(b"nonsense\n").unwrap();
+    let mut said = String::new();
+    raw.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "{\"error\":\"unknown command\"}\n");
+    let mut endless = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let _ = endless.write_all(&[b'x'; 100_000]);
+    assert_eq!(workers(&status(), "serving"), 2);
+    drop(client);
+    assert_eq!(ctl(&socket, &["stop"]).0, Some(0));
+    assert!(server.wait().success());
+    assert!(!socket.exists());
+    let (code, text) = ctl(&socket, &["status"]);
+    assert!(code == Some(1) && text.contains("start the server with --control-socket"), "{text}");
+}

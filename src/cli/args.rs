@@ -42,11 +42,43 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Make a demo repository in ./feast-quickstart and serve it (no Python needed)
     Quickstart(QuickstartArgs),
+    /// Ask or tell a running server through its control socket
+    Ctl(CtlArgs),
     /// Read Prometheus multiprocess metric files
     #[command(subcommand)]
     Metrics(MetricsCommand),
     /// Print the version
     Version,
+}
+
+/// Options of `ctl`.
+#[derive(Debug, Args)]
+pub(super) struct CtlArgs {
+    /// The socket that the server was given with --control-socket
+    #[arg(short, long, env = "FEAST_PREFORK_CONTROL", value_name = "PATH", hide_env = true)]
+    pub(super) socket: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: CtlCommand,
+}
+
+/// Subcommands of `ctl`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum CtlCommand {
+    /// Show the master and its workers
+    Status,
+    /// Check the new configuration and replace the workers (HUP)
+    Reload,
+    /// One worker more
+    Ttin,
+    /// One worker less
+    Ttou,
+    /// Open log files again
+    Reopen,
+    /// Finish what is under way and stop (TERM)
+    Stop,
 }
 
 /// Subcommands of `metrics`.
@@ -165,6 +197,9 @@ pub(super) struct ServeArgs {
     /// Seconds a stopping worker may finish its work [default: 30]
     #[arg(long, value_name = "SECONDS", help_heading = PROCESSES)]
     pub(super) graceful_timeout: Option<u64>,
+    /// Socket for `feast-prefork ctl` (mode 0600)
+    #[arg(long, value_name = "PATH", help_heading = PROCESSES)]
+    pub(super) control_socket: Option<PathBuf>,
     /// File for the master's process number
     #[arg(long, value_name = "FILE", help_heading = PROCESSES)]
     pub(super) pid: Option<PathBuf>,

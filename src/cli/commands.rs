@@ -8,7 +8,7 @@ use clap::Parser;
 use log::LevelFilter;
 
 use super::args::{Cli, Command, MetricsCommand, MetricsFormat, ServeArgs};
-use super::{activation, quickstart, resolve};
+use super::{activation, ctl, quickstart, resolve};
 use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
@@ -30,6 +30,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve(location, *args, cli.log_level),
         Command::Quickstart(args) => quickstart::run(&args, cli.log_level),
         Command::Metrics(MetricsCommand::Render { dir, format }) => render_metrics(&dir, format),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Version => {
             say(&format!("feast-prefork {}", env!("CARGO_PKG_VERSION")));
             Ok(exit::OK)

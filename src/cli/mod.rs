@@ -5,6 +5,7 @@
 mod activation;
 mod args;
 mod commands;
+mod ctl;
 mod demo_repo;
 mod quickstart;
 mod resolve;

@@ -183,6 +183,7 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
             Some(path) => Target::File(path.into()),
         },
         pid_file: args.pid.clone(),
+        control_socket: args.control_socket.clone(),
         identity: Identity::find(args.user.as_deref(), args.group.as_deref())
             .map_err(|text| StartError::new(exit::CONFIG, text))?,
         umask: match &args.umask {

@@ -204,6 +204,8 @@ pub struct Settings {
     pub error_log: Target,
     /// File for the master's process number.
     pub pid_file: Option<PathBuf>,
+    /// Socket for `feast-prefork ctl`.
+    pub control_socket: Option<PathBuf>,
     /// Who the workers run as.
     pub identity: Identity,
     /// Creation mask of Unix sockets.

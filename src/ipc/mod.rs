@@ -3,5 +3,6 @@
 //! What must not happen here: policy. Who retires, and when, is the master's business.
 
 pub mod channel;
+pub mod control;
 pub mod handover;
 pub mod scoreboard;

@@ -212,6 +212,7 @@ impl Master {
         // What others watch for the master's death must not stay open here.
         self.workers.clear();
         self.listeners.clear();
+        self.control = None;
         crate::os::process::set_name("feast-metrics");
         let Some(metrics) = self.metrics.take() else { exit_now(exit::CRASHED) };
         let started = || -> io::Result<(Socket, Pipe)> {

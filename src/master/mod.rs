@@ -4,6 +4,7 @@
 //! signal is always heard. Boot and reload share one path: load (may fail, nothing has changed), then commit.
 //! What must not happen here: threads, TLS, SQL, requests.
 
+mod control;
 mod metrics;
 mod pidfile;
 mod prepare;
@@ -22,6 +23,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::exit;
 use crate::ipc::channel::{Incoming, ToMaster};
+use crate::ipc::control::Control;
 use crate::ipc::scoreboard::Scoreboard;
 use crate::net::Listener;
 use crate::os::signals::{Pipe, Signal};
@@ -81,11 +83,22 @@ pub struct Master {
     recycles: RecycleLog,
     metrics: Option<Metrics>,
     systemd: Systemd,
+    control: Option<Control>,
+    started: Instant,
     _pid_file: Option<PidFile>,
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
     now: Instant,
+}
+
+fn open_control(path: &std::path::Path) -> Result<Control, StartError> {
+    Control::open(path).map_err(|error| {
+        StartError::new(
+            exit::CONFIG,
+            format!("--control-socket: cannot listen on {}: {error}", path.display()),
+        )
+    })
 }
 
 impl Master {
@@ -94,6 +107,7 @@ impl Master {
         log::info!("Starting feast-prefork {}", env!("CARGO_PKG_VERSION"));
         let failed = |error: io::Error| StartError::new(exit::CONFIG, format!("cannot start: {error}"));
         let pid_file = prepared.settings.pid_file.as_deref().map(PidFile::create).transpose()?;
+        let control = prepared.settings.control_socket.as_deref().map(open_control).transpose()?;
         let board = Scoreboard::new().map_err(failed)?;
         let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
         let listeners = bind_all(&prepared.settings)?;
@@ -118,6 +132,8 @@ impl Master {
             backoff: Backoff::default(),
             recycles: RecycleLog::new(now),
             metrics,
+            control,
+            started: now,
             systemd: Systemd::find(|name| std::env::var(name).ok()),
             _pid_file: pid_file,
             scratch: vec![0; worker::SCRATCH],
@@ -142,6 +158,7 @@ impl Master {
             for signal in self.signals.drain() {
                 self.handle(signal);
             }
+            self.serve_control();
             self.hear_workers();
             self.reap();
             self.murder();
@@ -166,6 +183,9 @@ impl Master {
         let wait = self.next_deadline().saturating_duration_since(Instant::now());
         let millis = u16::try_from(wait.as_millis().max(1)).unwrap_or(1000);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            self.control.iter().flat_map(Control::descriptors).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
         let channels = self.workers.iter().filter_map(|worker| worker.channel.as_ref());
         fds.extend(channels.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut fds, PollTimeout::from(millis));
@@ -259,6 +279,9 @@ impl Master {
         if let Some(metrics) = &mut self.metrics {
             metrics.close();
         }
+        if let Some(control) = &self.control {
+            control.close();
+        }
         if self.exit_code == exit::OK {
             log::info!("Shutting down: Master");
         } else {
@@ -305,8 +328,8 @@ impl Master {
         if old.reuse_port != new.reuse_port {
             return Err(fixed("reuse_port"));
         }
-        if old.pid_file != new.pid_file {
-            return Err(fixed("the pid file"));
+        if (&old.pid_file, &old.control_socket) != (&new.pid_file, &new.control_socket) {
+            return Err(fixed("the pid file and the control socket"));
         }
         if old.metrics != new.metrics {
             return Err(fixed("whether and where metrics are served"));

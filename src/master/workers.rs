@@ -58,6 +58,8 @@ pub(super) struct WorkerRecord {
     pub(super) aborted: Option<Instant>,
     /// This master has killed it.
     pub(super) killed: bool,
+    /// When it was forked.
+    pub(super) born: Instant,
     /// Where it counts, if it does.
     pub(super) meter_slot: Option<usize>,
     /// Why it leaves, as metrics name it, should it leave in peace.
@@ -267,6 +269,7 @@ impl Master {
                     predecessor,
                     aborted: None,
                     killed: false,
+                    born: self.now,
                     meter_slot: meters.map(|(slot, _)| slot),
                     leaves_because: "stopped",
                 });
@@ -288,6 +291,7 @@ impl Master {
     ) -> ! {
         // A sibling's channel held open here would hide the master's death from that sibling.
         self.workers.clear();
+        self.control = None;
         let meters = self.open_meters(meters);
         fastrand::seed(seed);
         crate::os::process::set_name("feast-worker");

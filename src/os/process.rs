@@ -42,6 +42,28 @@ pub fn memory_percent() -> f64 {
     resident().unwrap_or(0.0)
 }
 
+/// Resident memory of a process in KiB; 0 when it cannot be looked at.
+pub fn resident_kib(pid: i32) -> u64 {
+    let read = || -> Option<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        Some(pages * page.cast_unsigned() / 1024)
+    };
+    read().unwrap_or(0)
+}
+
+/// User this process acts as.
+pub fn effective_uid() -> u32 {
+    geteuid().as_raw()
+}
+
+/// User on the other side of a Unix socket.
+pub fn peer_uid(stream: &std::os::unix::net::UnixStream) -> Option<u32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(stream, PeerCredentials).ok().map(|peer| peer.uid())
+}
+
 /// True when a process with this number exists.
 pub fn exists(pid: i32) -> bool {
     pid > 0 && std::path::Path::new("/proc").join(pid.to_string()).exists()

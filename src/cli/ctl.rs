@@ -1,0 +1,79 @@
+//! `feast-prefork ctl`: asks a running server through its control socket.
+
+use std::path::Path;
+
+use super::args::{CtlArgs, CtlCommand};
+use super::commands::say;
+use crate::exit;
+use crate::ipc::control::{ask, Request, Status};
+use crate::master::StartError;
+
+/// Asks, and prints the answer as a table, or as JSON.
+pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
+    let request = match args.command {
+        CtlCommand::Status => Request::Status,
+        CtlCommand::Reload => Request::Reload,
+        CtlCommand::Ttin => Request::Ttin,
+        CtlCommand::Ttou => Request::Ttou,
+        CtlCommand::Reopen => Request::Reopen,
+        CtlCommand::Stop => Request::Stop,
+    };
+    let line = ask(&args.socket, request).map_err(|error| unreachable_server(&args.socket, &error))?;
+    if args.json || request != Request::Status {
+        say(line.trim_end());
+        return Ok(exit::OK);
+    }
+    let status: Status = serde_json::from_str(&line)
+        .map_err(|error| StartError::new(exit::CONFIG, format!("an answer that makes no sense: {error}")))?;
+    say(&table(&status));
+    Ok(exit::OK)
+}
+
+fn unreachable_server(path: &Path, error: &std::io::Error) -> StartError {
+    let text =
+        format!("{}: {error}; start the server with --control-socket, and ask as its user", path.display());
+    StartError::new(exit::CONFIG, text)
+}
+
+/// The status for people: fits 80 columns.
+fn table(status: &Status) -> String {
+    let mut lines = vec![
+        format!(
+            "feast-prefork {}  master {}  {}  up {}  {} of {} workers",
+            status.version,
+            status.pid,
+            status.phase,
+            duration(status.uptime_seconds),
+            status.workers.iter().filter(|worker| worker.state == "serving").count(),
+            status.wanted,
+        ),
+        status.listeners.join("  "),
+        String::new(),
+        format!(
+            "{:>8} {:>5}  {:<9} {:>8} {:>12} {:>6} {:>9}",
+            "PID", "SLOT", "STATE", "AGE", "REQUESTS", "CONNS", "MEMORY"
+        ),
+    ];
+    lines.extend(status.workers.iter().map(|worker| {
+        format!(
+            "{:>8} {:>5}  {:<9} {:>8} {:>12} {:>6} {:>5} MiB",
+            worker.pid,
+            worker.slot,
+            worker.state,
+            duration(worker.age_seconds),
+            worker.requests,
+            worker.connections,
+            worker.memory_kib / 1024,
+        )
+    }));
+    lines.join("\n")
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}

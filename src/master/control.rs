@@ -1,0 +1,72 @@
+//! What the control socket is answered: from the scoreboard and the records, never from workers.
+
+use super::workers::WorkerRecord;
+use super::{Master, Phase};
+use crate::ipc::control::{self, Request, Status, WorkerStatus};
+use crate::ipc::scoreboard::SlotState;
+use crate::os::process;
+use crate::os::signals::Signal;
+
+impl Master {
+    /// Answers whoever has asked something.
+    pub(super) fn serve_control(&mut self) {
+        let Some(asked) = self.control.as_mut().map(|control| control.take(self.now)) else { return };
+        for (stream, request) in asked {
+            match request {
+                Some(Request::Status) => control::answer(stream, &self.describe()),
+                Some(request) => {
+                    control::answer(stream, &serde_json::json!({ "accepted": request.word() }));
+                    self.handle(match request {
+                        Request::Reload => Signal::SIGHUP,
+                        Request::Ttin => Signal::SIGTTIN,
+                        Request::Ttou => Signal::SIGTTOU,
+                        Request::Reopen => Signal::SIGUSR1,
+                        Request::Stop | Request::Status => Signal::SIGTERM,
+                    });
+                }
+                None => control::answer(stream, &serde_json::json!({ "error": "unknown command" })),
+            }
+        }
+    }
+
+    fn describe(&self) -> Status {
+        let mut workers: Vec<&WorkerRecord> = self.workers.iter().collect();
+        workers.sort_by_key(|worker| worker.age);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id().cast_signed(),
+            phase: match self.phase {
+                Phase::Running if self.is_reloading() => "reloading",
+                Phase::Running => "running",
+                Phase::Draining { .. } => "draining",
+                Phase::Quitting { .. } => "quitting",
+            }
+            .to_owned(),
+            uptime_seconds: self.now.duration_since(self.started).as_secs(),
+            wanted: self.target,
+            listeners: self.listeners.iter().map(|listener| listener.name().to_string()).collect(),
+            workers: workers.into_iter().map(|worker| self.describe_worker(worker)).collect(),
+        }
+    }
+
+    fn describe_worker(&self, worker: &WorkerRecord) -> WorkerStatus {
+        let slot = self.board.slot(worker.slot);
+        WorkerStatus {
+            pid: worker.pid.as_raw(),
+            slot: worker.slot,
+            state: match slot.state() {
+                SlotState::Free => "gone",
+                SlotState::Booting => "booting",
+                SlotState::Serving => "serving",
+                SlotState::Retiring => "retiring",
+                SlotState::Draining => "draining",
+            }
+            .to_owned(),
+            age_seconds: self.now.duration_since(worker.born).as_secs(),
+            requests: slot.requests(),
+            connections: slot.connections(),
+            silent_seconds: slot.silence().as_secs(),
+            memory_kib: process::resident_kib(worker.pid.as_raw()),
+        }
+    }
+}
