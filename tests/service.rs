@@ -187,7 +187,7 @@ fn the_control_socket_shows_and_tells() {
     raw.read_to_string(&mut said).unwrap();
     assert_eq!(said, "{\"error\":\"unknown command\"}\n");
     let mut endless = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-    let _ = endless.write_all(&[b'x'; 100_000]);
+    let _ = endless.write_all(&vec![b'x'; 100_000]);
     assert_eq!(workers(&status(), "serving"), 2);
     drop(client);
     assert_eq!(ctl(&socket, &["stop"]).0, Some(0));
