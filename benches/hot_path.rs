@@ -17,6 +17,7 @@ use feast_prefork::metrics::meters::{Categories, LiveLabel, Meters};
 use feast_prefork::online::sqlite::Sqlite;
 use feast_prefork::online::OnlineStore;
 use feast_prefork::os::mapfile::FileLock;
+use feast_prefork::os::process::Identity;
 use feast_prefork::registry::snapshot::SnapshotRules;
 use feast_prefork::registry::RegistryFile;
 use feast_prefork::text::pyfmt;
@@ -67,7 +68,9 @@ fn requests(c: &mut Criterion) {
     let (mut plans, mut scratch, mut answer) = (PlanCache::default(), Scratch::default(), Answer::default());
     let dir = tempfile::tempdir().unwrap();
     let owner = FileLock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-    let mut meters = Meters::open(dir.path(), (0, owner), LiveLabel::Slot, Categories::default()).unwrap();
+    let nobody = Identity { uid: None, user: None, gid: None };
+    let mut meters =
+        Meters::open(dir.path(), (0, owner), LiveLabel::Slot, Categories::default(), &nobody).unwrap();
     for (features, rows, counted) in
         [1, 10, 60].into_iter().zip([1, 10, 100]).flat_map(|(f, r)| [(f, r, false), (f, r, true)])
     {

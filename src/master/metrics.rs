@@ -68,14 +68,18 @@ impl Metrics {
                 "cannot use the directory {error}; name a writable one in PROMETHEUS_MULTIPROC_DIR"
             ))
         })?;
-        let started = || -> io::Result<Self> {
+        let path = directory.path().to_owned();
+        let own = directory.is_own();
+        let started = move || -> io::Result<Self> {
             // The process that reads the files runs as the same user as the workers.
-            if directory.is_own() && (identity.uid.is_some() || identity.gid.is_some()) {
+            if directory.is_new() && (identity.uid.is_some() || identity.gid.is_some()) {
                 nix::unistd::chown(directory.path(), identity.uid, identity.gid)?;
             }
             let (number, owner) = directory.claim('m', 0)?;
-            let mut files = Files::new(directory.path(), format!("m{number}"));
-            let mut live = Files::new(directory.path(), std::process::id().to_string());
+            let mut files = Files::given_to(directory.path(), format!("m{number}"), identity);
+            // A process that had our number is not us.
+            directory.bury(&std::process::id().to_string());
+            let mut live = Files::given_to(directory.path(), std::process::id().to_string(), identity);
             let build = live.get(&names::BUILD, &[env!("CARGO_PKG_VERSION")])?;
             live.set(build, 1.0);
             let mut states = Vec::new();
@@ -97,7 +101,12 @@ impl Metrics {
                 _owner: owner,
             })
         };
-        started().map_err(|error| failed(format!("cannot write files: {error}")))
+        started().map_err(|error| {
+            if own {
+                let _ = std::fs::remove_dir_all(&path);
+            }
+            failed(format!("cannot write files: {error}"))
+        })
     }
 
     /// The slot of the next worker; `None` (with a line in the log) when it has to do without metrics.

@@ -10,6 +10,7 @@ use super::workers::{Duty, WorkerRecord};
 use super::{Master, Phase};
 use crate::exit;
 use crate::ipc::scoreboard::SlotState;
+use crate::metrics::meters::LiveLabel;
 use crate::os::signals::Signal;
 
 /// A worker that was ready for so long did not die of its start.
@@ -149,9 +150,9 @@ impl Master {
     fn bury_metrics(&mut self, worker: &WorkerRecord, end: End) {
         let Some(metrics) = &mut self.metrics else { return };
         if let Some(slot) = worker.meter_slot {
-            let label = self.prepared.settings.metrics.live_label;
-            metrics.directory.bury(&label.id(slot, worker.pid.as_raw().cast_unsigned()));
-            metrics.directory.forget_maxima(slot);
+            let by_slot = self.prepared.settings.metrics.live_label == LiveLabel::Slot;
+            metrics.directory.bury(&worker.pid.to_string());
+            metrics.directory.bury_slot(slot, by_slot);
         }
         metrics.count_exit(match end {
             End::Exit(0) => worker.leaves_because,

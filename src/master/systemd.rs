@@ -44,10 +44,14 @@ impl Systemd {
         Self { notifier, watchdog: period.map(|micros| Duration::from_micros(micros) / 2), ..Self::default() }
     }
 
-    fn tell(&self, lines: &str) {
-        if let Some(notifier) = &self.notifier {
-            if let Err(error) = notifier.tell(lines) {
+    /// True when the message has gone; otherwise it is sent again in the next turn.
+    fn tell(&self, lines: &str) -> bool {
+        let Some(notifier) = &self.notifier else { return false };
+        match notifier.tell(lines) {
+            Ok(()) => true,
+            Err(error) => {
                 log::debug!("cannot notify the service manager: {error}");
+                false
             }
         }
     }
@@ -67,33 +71,35 @@ impl Master {
         match (self.phase, self.systemd.said) {
             (Phase::Running, Said::Nothing) if self.ever_ready => self.say_ready(),
             (Phase::Running, Said::Reloading) if !self.is_reloading() => self.say_ready(),
-            (Phase::Draining { .. } | Phase::Quitting { .. }, said) if said != Said::Stopping => {
+            (Phase::Draining { .. } | Phase::Quitting { .. }, said)
+                if said != Said::Stopping
+                    && self.systemd.tell("STOPPING=1\nSTATUS=Waiting for workers to finish") =>
+            {
                 self.systemd.said = Said::Stopping;
-                self.systemd.tell("STOPPING=1\nSTATUS=Waiting for workers to finish");
             }
             _ => {}
         }
         if let Some(period) = self.systemd.watchdog {
-            if self.systemd.next_ping.is_none_or(|at| at <= self.now) {
+            let due = self.systemd.next_ping.is_none_or(|at| at <= self.now);
+            if due && self.systemd.tell("WATCHDOG=1") {
                 self.systemd.next_ping = Some(self.now + period);
-                self.systemd.tell("WATCHDOG=1");
             }
         }
         if self.systemd.said == Said::Ready && self.systemd.next_status.is_none_or(|at| at <= self.now) {
             self.systemd.next_status = Some(self.now + STATUS_PERIOD);
             let status = self.status();
-            if status != self.systemd.status {
-                self.systemd.tell(&format!("STATUS={status}"));
+            if status != self.systemd.status && self.systemd.tell(&format!("STATUS={status}")) {
                 self.systemd.status = status;
             }
         }
     }
 
     fn say_ready(&mut self) {
-        self.systemd.said = Said::Ready;
         let status = self.status();
-        self.systemd.tell(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
-        self.systemd.status = status;
+        if self.systemd.tell(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id())) {
+            self.systemd.said = Said::Ready;
+            self.systemd.status = status;
+        }
     }
 
     /// A reload begins. Whether it is accepted or not, it ends with another READY.

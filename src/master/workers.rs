@@ -335,7 +335,8 @@ impl Master {
         let metrics = self.metrics.take()?;
         let Prepared { settings, store, .. } = &self.prepared;
         let dir = metrics.directory.path();
-        Meters::open(dir, slot?, settings.metrics.live_label, store.metrics.clone())
+        let label = settings.metrics.live_label;
+        Meters::open(dir, slot?, label, store.metrics.clone(), &settings.identity)
             .map_err(|error| log::warn!("a worker serves without metrics: {}: {error}", dir.display()))
             .ok()
     }

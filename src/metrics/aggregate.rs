@@ -174,9 +174,21 @@ impl Merger {
         let mut merged = Merged::default();
         let mut collecting = Collecting::default();
         for (name, inode) in &listing {
-            let Some(known) = self.open(dir, name, *inode) else { continue };
+            let read = self.open(dir, name, *inode).and_then(|known| match known {
+                Some(()) => self.read(name).map(Some),
+                None => Ok(None),
+            });
+            let length = match read {
+                Ok(Some(length)) => length,
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // Totals without this file would be wrong, and right again later.
+                Err(error) => {
+                    return Err(io::Error::new(error.kind(), format!("{}: {error}", name.display())))
+                }
+            };
+            let Some(known) = self.files.get(name) else { continue };
             let ids = (known.name.kind.clone(), known.name.mode.clone(), known.name.id.clone());
-            let Ok(length) = self.read(name) else { continue };
             let bytes = &self.buffer[..length];
             let Some(kind) = Kind::from_prefix(&ids.0) else {
                 if Entries::new(bytes).next().is_some() {
@@ -198,14 +210,17 @@ impl Merger {
         Ok(merged)
     }
 
-    /// The open file called `name`; another inode is another file. `None`: none of ours, or gone.
-    fn open(&mut self, dir: &Path, name: &OsString, inode: u64) -> Option<&Known> {
+    /// Opens the file called `name`, unless it is open; another inode is another file. `None`: none of ours.
+    fn open(&mut self, dir: &Path, name: &OsString, inode: u64) -> io::Result<Option<()>> {
         if self.files.get(name).is_none_or(|known| known.inode != inode) {
-            let parsed = FileName::parse(Path::new(name))?;
-            let file = File::open(dir.join(name)).ok()?;
+            let Some(parsed) = FileName::parse(Path::new(name)) else { return Ok(None) };
+            let file = File::open(dir.join(name))?;
+            if !file.metadata()?.is_file() {
+                return Ok(None);
+            }
             self.files.insert(name.clone(), Known { inode, file, name: parsed });
         }
-        self.files.get(name)
+        Ok(Some(()))
     }
 
     /// Reads the used part of a file into the buffer; returns its length.

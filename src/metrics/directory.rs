@@ -19,7 +19,9 @@ const LIVE: [&str; 5] = ["liveall", "livemin", "livemax", "livesum", "livemostre
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Made by this process, and removed by it.
+    /// Made by this process.
+    made: bool,
+    /// Removed by it.
     own: bool,
 }
 
@@ -31,14 +33,15 @@ impl Directory {
         let preset = named("PROMETHEUS_MULTIPROC_DIR").or_else(|| named("PROMETHEUS_MULTIPROCESS_DIR"));
         let Some(preset) = preset.map(PathBuf::from) else {
             let base = named("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-            return Ok(Self { path: make_private(&base)?, own: true });
+            return Ok(Self { path: make_private(&base)?, made: true, own: true });
         };
         let shown = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", preset.display()));
-        if !preset.exists() {
+        let made = !preset.exists();
+        if made {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&preset).map_err(shown)?;
         }
         let path = preset.canonicalize().map_err(shown)?;
-        let directory = Self { path, own: false };
+        let directory = Self { path, made, own: false };
         directory.clean().map_err(shown)?;
         // Shows now, and not in every worker, that files cannot be made.
         let probe = directory.path.join(".probe");
@@ -51,51 +54,74 @@ impl Directory {
         &self.path
     }
 
-    /// True when this process has made it.
+    /// True when this process removes it at its end.
     pub fn is_own(&self) -> bool {
         self.own
+    }
+
+    /// True when this process has made it.
+    pub fn is_new(&self) -> bool {
+        self.made
     }
 
     /// Takes the lowest slot at or above `from` that no living process owns; `prefix` tells the roles apart.
     pub fn claim(&self, prefix: char, mut from: usize) -> io::Result<(usize, FileLock)> {
         loop {
-            if let Some(lock) = FileLock::try_take(&self.path.join(format!(".{prefix}{from}.lock")))? {
+            if let Some(lock) = FileLock::try_take(&self.lock_path(prefix, from))? {
                 return Ok((from, lock));
             }
             from += 1;
         }
     }
 
-    /// Removes the live gauges of a process, or of a slot, that is gone.
+    /// Removes the live gauges of a process, or of a slot, that is gone, and what it may have left half made.
     pub fn bury(&self, id: &str) {
         for mode in LIVE {
-            let _ = fs::remove_file(self.path.join(FileKind::Gauge(mode).file_name(id)));
+            let path = self.path.join(FileKind::Gauge(mode).file_name(id));
+            let _ = fs::remove_file(path.with_extension("db.tmp"));
+            let _ = fs::remove_file(path);
         }
     }
 
-    /// Empties the gauges of maxima of a slot whose owner is gone: they would stay at its last value. The file
-    /// stays, because readers do not expect it to vanish.
-    pub fn forget_maxima(&self, slot: usize) {
+    /// Forgets what the gauges of a slot showed last, unless somebody else owns the slot by now. The maxima's file
+    /// is emptied and stays, because readers do not expect it to vanish.
+    pub fn bury_slot(&self, slot: usize, live: bool) {
         use std::os::unix::fs::FileExt;
+        let Ok(Some(_owner)) = FileLock::try_take(&self.lock_path('w', slot)) else { return };
         let path = self.path.join(FileKind::Gauge("max").file_name(&format!("w{slot}")));
         if let Ok(file) = fs::OpenOptions::new().write(true).open(path) {
             let _ = file.write_all_at(&8_i32.to_ne_bytes(), 0);
         }
+        if live {
+            self.bury(&format!("w{slot}"));
+        }
     }
 
-    /// Removes live gauges whose process does not exist, and what an interrupted start has left.
-    fn clean(&self) -> io::Result<()> {
+    fn lock_path(&self, prefix: char, slot: usize) -> PathBuf {
+        self.path.join(format!(".{prefix}{slot}.lock"))
+    }
+
+    /// Removes live gauges whose process does not exist, forgets those of slots without an owner, and removes what
+    /// an interrupted start has left.
+    pub fn clean(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)?.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let dead = name
-                .strip_suffix(".db")
-                .and_then(|stem| stem.strip_prefix("gauge_live"))
-                .and_then(|rest| rest.rsplit_once('_'))
-                .and_then(|(_, id)| id.parse::<i32>().ok())
-                .is_some_and(|pid| !process::exists(pid));
-            if dead {
-                let _ = fs::remove_file(entry.path());
+            let (stem, unfinished) = match name.strip_suffix(".tmp") {
+                Some(stem) => (stem, true),
+                None => (name, false),
+            };
+            let Some((kind, id)) = stem.strip_suffix(".db").and_then(|stem| stem.rsplit_once('_')) else {
+                continue;
+            };
+            let live = kind.starts_with("gauge_live");
+            let slot = id.strip_prefix('w').and_then(|number| number.parse::<usize>().ok());
+            match (id.parse::<i32>(), slot) {
+                (Ok(pid), _) if (live || unfinished) && !process::exists(pid) => {
+                    let _ = fs::remove_file(entry.path());
+                }
+                (_, Some(slot)) if kind == "gauge_max" || live => self.bury_slot(slot, true),
+                _ => {}
             }
         }
         Ok(())
@@ -129,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_slot_has_one_owner() {
-        let dir = Directory { path: tempfile::tempdir().unwrap().keep(), own: true };
+        let dir = Directory { path: tempfile::tempdir().unwrap().keep(), made: true, own: true };
         let (first, lock) = dir.claim('w', 0).unwrap();
         let (second, _other) = dir.claim('w', 0).unwrap();
         assert_eq!((first, second), (0, 1));

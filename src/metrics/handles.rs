@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::expose::go_float;
 use super::mapped::{key, FileKind, Place, Writer};
 use super::names::{Kind, Metric};
+use crate::os::process::Identity;
 
 /// One number of one of a writer's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +30,26 @@ pub struct Files {
     dir: PathBuf,
     id: String,
     open: Vec<(FileKind, Writer)>,
+    /// Who the files are given to.
+    reader: Option<Identity>,
 }
 
 impl Files {
     /// No file yet. `id` becomes the end of their names; it has no `_`.
     pub fn new(dir: &Path, id: impl Into<String>) -> Self {
-        Self { dir: dir.to_owned(), id: id.into(), open: Vec::new() }
+        Self { dir: dir.to_owned(), id: id.into(), open: Vec::new(), reader: None }
+    }
+
+    /// As [`new`](Self::new); files are given to another user, who reads them.
+    pub fn given_to(dir: &Path, id: impl Into<String>, reader: &Identity) -> Self {
+        Self { reader: Some(reader.clone()), ..Self::new(dir, id) }
+    }
+
+    /// Throws the entries of one file away, which exists then.
+    pub fn clear(&mut self, kind: FileKind) -> io::Result<()> {
+        let file = self.file(kind)?;
+        self.open[usize::from(file)].1.clear();
+        Ok(())
     }
 
     /// The number under `key` in the file of `kind`; it starts at 0.
@@ -51,6 +66,9 @@ impl Files {
         let (writer, damaged) = Writer::open(&self.dir, kind, &self.id)?;
         if let Some(path) = damaged {
             log::warn!("a damaged metric file was set aside as {}", path.display());
+        }
+        if let Some(reader) = &self.reader {
+            writer.give_to(reader)?;
         }
         self.open.push((kind, writer));
         Ok(self.open.len() as u8 - 1)

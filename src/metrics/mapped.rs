@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{padding, Entries};
 use crate::os::mapfile::MapFile;
+use crate::os::process::Identity;
 use crate::text::json;
 
 /// Types of files. Metrics of one type share one file per writer.
@@ -84,6 +85,18 @@ impl Writer {
         }
         file.publish(i32::try_from(used).ok()?);
         Some(Self { file, used, places })
+    }
+
+    /// Gives the file to the user that reads it.
+    pub fn give_to(&self, identity: &Identity) -> io::Result<()> {
+        self.file.give_to(identity)
+    }
+
+    /// Throws all entries away.
+    pub fn clear(&mut self) {
+        self.file.publish(8);
+        self.used = 8;
+        self.places.clear();
     }
 
     /// The place of `key`, which is appended with 0 when it is new.

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::handles::{Files, Histogram, Number};
+use super::mapped::FileKind;
 use super::names;
 use crate::os::mapfile::FileLock;
-use crate::os::process;
+use crate::os::process::{self, Identity};
 
 /// What is counted, and how sizes of requests become labels: `feature_server.metrics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,10 +154,15 @@ impl Meters {
         (slot, owner): (usize, FileLock),
         label: LiveLabel,
         categories: Categories,
+        reader: &Identity,
     ) -> io::Result<Self> {
         let slot_id = format!("w{slot}");
         let live_id = label.id(slot, std::process::id());
-        let (mut slot, mut live) = (Files::new(dir, slot_id), Files::new(dir, live_id));
+        let mut slot = Files::given_to(dir, slot_id, reader);
+        let mut live = Files::given_to(dir, live_id, reader);
+        // What an earlier owner saw last is not true for ever.
+        slot.clear(FileKind::Gauge("max"))?;
+        live.clear(FileKind::Gauge("liveall"))?;
         let fixed = Fixed {
             cpu: live.get(&names::CPU, &[])?,
             memory: live.get(&names::MEMORY, &[])?,
@@ -385,7 +391,9 @@ mod tests {
         for _ in 0..3 {
             let owner = FileLock::try_take(&dir.path().join(".w4.lock")).unwrap().unwrap();
             let slot = (4, owner);
-            let mut meters = Meters::open(dir.path(), slot, LiveLabel::Slot, Categories::default()).unwrap();
+            let nobody = Identity { uid: None, user: None, gid: None };
+            let categories = Categories::default();
+            let mut meters = Meters::open(dir.path(), slot, LiveLabel::Slot, categories, &nobody).unwrap();
             meters.online_request(3);
             meters.request(Endpoint::OnlineFeatures, true, Some((7, 1)), Duration::from_millis(1));
             meters.request(Endpoint::OnlineFeatures, false, None, Duration::from_millis(1));
@@ -399,7 +407,7 @@ mod tests {
         assert_eq!(value("feast_online_features_entity_count_sum"), 9.0);
         assert_eq!(value("feast_feature_server_request_total"), 6.0);
         assert_eq!(value("feast_feature_server_request_latency_seconds_count"), 6.0);
-        // Counters, histograms, live gauges and the lock.
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+        // Counters, histograms, maxima, live gauges and the lock.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5);
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
+use super::process::Identity;
 use memmap2::MmapMut;
 use nix::fcntl::posix_fallocate;
 
@@ -28,11 +29,19 @@ impl MapFile {
             opened => opened?,
         };
         let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        if size < FIRST_SIZE {
-            allocate(&file, FIRST_SIZE)?;
-        }
+        // Also a file that was copied with holes has all of its blocks then.
+        allocate(&file, size.max(FIRST_SIZE))?;
         let map = map(&file)?;
         Ok(Self { file, map })
+    }
+
+    /// Gives the file to the user that will go on with it.
+    pub fn give_to(&self, identity: &Identity) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        if identity.uid.is_some() || identity.gid.is_some() {
+            nix::unistd::fchown(self.file.as_fd(), identity.uid, identity.gid)?;
+        }
+        Ok(())
     }
 
     /// All bytes.
@@ -96,10 +105,13 @@ fn create(path: &Path, header: [u8; 8]) -> io::Result<File> {
     name.push(".tmp");
     let hidden = Path::new(&name);
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(hidden)?;
-    allocate(&file, FIRST_SIZE)?;
-    file.write_all(&header)?;
-    std::fs::rename(hidden, path)?;
-    Ok(file)
+    let made = allocate(&file, FIRST_SIZE)
+        .and_then(|()| file.write_all(&header))
+        .and_then(|()| std::fs::rename(hidden, path));
+    if made.is_err() {
+        let _ = std::fs::remove_file(hidden);
+    }
+    made.map(|()| file)
 }
 
 fn allocate(file: &File, size: usize) -> io::Result<()> {

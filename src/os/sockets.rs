@@ -17,6 +17,10 @@ pub fn listen_tcp(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Re
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
+    if address.ip().is_unspecified() && address.is_ipv6() {
+        // Every address, whatever the system's default is.
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
     socket.listen(backlog)?;

@@ -19,7 +19,7 @@ use socket2::Socket;
 use crate::exit;
 use crate::http::{Limits, Parsed, Parser};
 use crate::ipc::channel::{Channel, Incoming};
-use crate::os::signals::{Pipe, Signal};
+use crate::os::signals::Pipe;
 use reply::Replier;
 
 /// What the process inherits from the master.
@@ -44,8 +44,10 @@ const CLIENTS: usize = 16;
 const MAX_CLIENTS: usize = 256;
 /// How long a client may be silent.
 const IDLE: Duration = Duration::from_secs(30);
-/// Bytes of a request that are looked at; scrapes have no body.
+/// Longest request; scrapes have no body.
 const MAX_REQUEST: usize = 64 << 10;
+/// Answers to one client before the others have their turn.
+const BUDGET: u32 = 4;
 
 /// A client.
 struct Client {
@@ -58,6 +60,8 @@ struct Client {
     written: usize,
     closing: bool,
     heard: Instant,
+    /// When the request that is coming in began.
+    begun: Option<Instant>,
 }
 
 /// Answers scrapes until the master is gone; returns the exit code.
@@ -76,7 +80,16 @@ struct Server<'b> {
     poll: Poll,
     listener: TcpListener,
     clients: Slab<Client>,
+    /// Clients that have more to do than one turn allows.
+    posted: Vec<usize>,
     replier: Replier,
+}
+
+/// What is to be done with a client.
+enum Fate {
+    Keep,
+    Again,
+    Close,
 }
 
 impl<'b> Server<'b> {
@@ -88,13 +101,14 @@ impl<'b> Server<'b> {
         registry.register(&mut SourceFd(&boot.channel.as_fd().as_raw_fd()), CHANNEL, Interest::READABLE)?;
         registry.register(&mut SourceFd(&boot.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let replier = Replier::new(boot.directory);
-        Ok(Self { boot, poll, listener, clients: Slab::new(), replier })
+        Ok(Self { boot, poll, listener, clients: Slab::new(), posted: Vec::new(), replier })
     }
 
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
         loop {
-            match self.poll.poll(&mut events, Some(Duration::from_secs(5))) {
+            let wait = if self.posted.is_empty() { Duration::from_secs(5) } else { Duration::ZERO };
+            match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -104,15 +118,14 @@ impl<'b> Server<'b> {
                         return Ok(());
                     }
                     CHANNEL => {}
-                    SIGNALS => {
-                        // A terminal's INT reaches this process, too: the master ends it when it is time.
-                        if self.boot.signals.drain().contains(&Signal::SIGTERM) {
-                            return Ok(());
-                        }
-                    }
+                    // Signals to the whole group reach this process, too: the master ends it when it is time.
+                    SIGNALS => drop(self.boot.signals.drain()),
                     LISTENER => self.accept(),
                     Token(n) => self.drive(n - CLIENTS),
                 }
+            }
+            for index in std::mem::take(&mut self.posted) {
+                self.drive(index);
             }
             self.sweep();
         }
@@ -147,14 +160,17 @@ impl<'b> Server<'b> {
                 written: 0,
                 closing: false,
                 heard: Instant::now(),
+                begun: None,
             });
         }
     }
 
     fn drive(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        if !client.advance(&mut self.replier) {
-            self.clients.remove(index);
+        match client.advance(&mut self.replier) {
+            Fate::Keep => {}
+            Fate::Again => self.posted.push(index),
+            Fate::Close => drop(self.clients.remove(index)),
         }
     }
 
@@ -172,28 +188,40 @@ impl<'b> Server<'b> {
 }
 
 impl Client {
-    /// Does what can be done now; false when the connection is over.
-    fn advance(&mut self, replier: &mut Replier) -> bool {
+    /// Does what can be done in one turn.
+    fn advance(&mut self, replier: &mut Replier) -> Fate {
         let mut chunk = [0; 4096];
+        let mut answers = 0;
         loop {
             match self.flush() {
-                Ok(true) if self.closing => return false,
+                Ok(true) if self.closing => return Fate::Close,
                 Ok(true) => {}
-                Ok(false) => return true,
-                Err(_) => return false,
+                Ok(false) => return Fate::Keep,
+                Err(_) => return Fate::Close,
+            }
+            if answers == BUDGET {
+                return Fate::Again;
             }
             // One request at a time: the next one is looked at when the answer has gone.
             if self.answer(replier) {
+                answers += 1;
                 continue;
             }
+            // A request that does not end is none; one that comes byte by byte has a deadline.
+            let late = self.begun.is_some_and(|begun| begun.elapsed() > IDLE);
+            if self.input.len() > MAX_REQUEST || late {
+                return Fate::Close;
+            }
             match self.stream.read(&mut chunk) {
-                Ok(0) => return false,
+                Ok(0) => return Fate::Close,
                 Ok(length) => {
                     self.heard = Instant::now();
+                    self.begun.get_or_insert(self.heard);
                     self.input.extend_from_slice(&chunk[..length]);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Fate::Keep,
+                Err(_) => return Fate::Close,
             }
         }
     }
@@ -212,6 +240,7 @@ impl Client {
                     replier.answer(head, &self.input, &mut self.output);
                 }
                 self.input.drain(..end);
+                self.begun = (!self.input.is_empty()).then(Instant::now);
                 self.parser = Parser::new();
                 true
             }

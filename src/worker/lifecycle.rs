@@ -102,14 +102,22 @@ impl Worker<'_> {
         }
     }
 
+    /// Takes what waits in the listeners' queues.
+    fn add_waiting(&mut self) {
+        for (stream, peer) in self.acceptor.take_waiting() {
+            if let Some(meters) = &mut self.service.meters {
+                meters.accepted();
+            }
+            self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+        }
+    }
+
     /// Stops accepting and ends every connection with its next answer.
     fn drain(&mut self, linger: Duration) {
         if matches!(self.life.phase, Phase::Draining { .. } | Phase::Over) {
             return;
         }
-        for (stream, peer) in self.acceptor.take_waiting() {
-            self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
-        }
+        self.add_waiting();
         self.acceptor.close(&self.poll);
         self.slot.set_state(SlotState::Draining);
         let now = self.clock.now;
@@ -120,9 +128,7 @@ impl Worker<'_> {
     /// The successor is there: this worker accepts no more.
     pub(super) fn begin_handing_over(&mut self) {
         if self.acceptor.owns_sockets() {
-            for (stream, peer) in self.acceptor.take_waiting() {
-                self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
-            }
+            self.add_waiting();
         }
         self.acceptor.stop(&self.poll);
         self.slot.set_state(SlotState::Draining);
