@@ -150,7 +150,14 @@ impl Write for Wire {
             Self::Plain(stream) => return (&*stream).write(bytes),
             Self::Tls(_, client) => client,
         };
-        let taken = client.writer().write(bytes)?;
+        let mut taken = client.writer().write(bytes)?;
+        if taken == 0 && !bytes.is_empty() {
+            // Full: what is in there goes first.
+            self.push()?;
+            if let Self::Tls(_, client) = self {
+                taken = client.writer().write(bytes)?;
+            }
+        }
         self.push()?;
         if taken == 0 && !bytes.is_empty() {
             return Err(ErrorKind::WouldBlock.into());

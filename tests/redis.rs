@@ -127,6 +127,8 @@ fn under_load(server: &Server, expected: &str, action: impl FnOnce()) -> (usize,
                 }
             });
         }
+        // A failure here must not leave the others asking for ever.
+        let _ending = common::OnDrop(|| stop.store(true, Ordering::Relaxed));
         let reached = |count| eventually("progress", || good.load(Ordering::Relaxed) >= count);
         reached(200);
         action();

@@ -81,7 +81,6 @@ const PASSED_OVER: &[&str] = &[
     "require_full_coverage",
     "reinitialize_steps",
     "ssl_check_hostname",
-    "ssl_min_version",
 ];
 
 /// A key of the block and what is wrong with it.
@@ -134,8 +133,9 @@ impl RedisConfig {
                     let number = value.as_ref().and_then(|text| text.parse().ok());
                     self.db = number.ok_or_else(|| format!("option db: '{part}' names no database"))?;
                 }
-                "username" => self.username = value,
-                "password" => self.password = value,
+                // An empty one is none, as to the Python client.
+                "username" => self.username = value.filter(|text| !text.is_empty()),
+                "password" => self.password = value.filter(|text| !text.is_empty()),
                 "client_name" => self.client_name = value,
                 "unix_socket_path" => self.unix = value.map(PathBuf::from),
                 // Any text but nothing means yes to the Python client, also `False`.

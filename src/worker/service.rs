@@ -148,6 +148,8 @@ impl Service {
     pub(super) fn answer(&mut self, incoming: &Incoming<'_>, clock: &Clock) -> Step {
         let step = catch_unwind(AssertUnwindSafe(|| self.route(incoming, clock))).unwrap_or_else(|_| {
             self.panicked = true;
+            self.store.end();
+            self.asked = None;
             self.plans = PlanCache::default();
             self.scratch = online::Scratch::default();
             self.answer.json(500).extend_from_slice(b"\"internal error\"");

@@ -187,6 +187,15 @@ pub fn is_alive(pid: i32) -> bool {
         .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap().starts_with('Z'))
 }
 
+/// Runs an action when dropped, also by a panic.
+pub struct OnDrop<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Waits until `test` holds.
 pub fn eventually(what: &str, mut test: impl FnMut() -> bool) {
     let start = Instant::now();

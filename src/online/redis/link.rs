@@ -50,7 +50,7 @@ pub struct Expect {
     /// Which of its views.
     pub view: u16,
     /// Number of features; the time follows them.
-    pub features: u16,
+    pub features: u32,
     /// Which key of the view; [`SKIP`] for a reply without values.
     pub key: u32,
 }
@@ -121,8 +121,8 @@ pub struct Link {
 
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
-/// Unsent bytes above which a link takes no more commands.
-const MAX_OUTPUT: usize = 16 << 20;
+/// Unsent bytes above which requests are sent away. One request may exceed it: its body had a limit.
+const MAX_OUTPUT: usize = 64 << 20;
 /// Pauses between attempts to connect: doubled from the first to the last, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
@@ -168,8 +168,13 @@ impl Link {
     }
 
     /// True when commands may be queued.
-    pub fn takes_commands(&self) -> bool {
-        self.state == State::Up && self.output.len() < MAX_OUTPUT
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// True when so much is waiting to be sent that no new request should add to it.
+    pub fn is_full(&self) -> bool {
+        self.output.len() - self.sent >= MAX_OUTPUT
     }
 
     /// Why it is not up, as the Python client words it; empty when nothing went wrong yet.
@@ -407,13 +412,13 @@ impl Link {
                     true
                 }
                 (None, Token::Simple(_)) if expect.key == SKIP => true,
-                (None, Token::Array(Some(count))) if count == usize::from(expect.features) + 1 => {
+                (None, Token::Array(Some(count))) if count == expect.features as usize + 1 => {
                     self.progress = Some(0);
                     false
                 }
                 (Some(index), Token::Bulk(bytes)) => {
                     sink.value(&expect, index, bytes);
-                    let last = index == usize::from(expect.features);
+                    let last = index == expect.features as usize;
                     if last {
                         sink.end(&expect);
                     } else {

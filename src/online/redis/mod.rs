@@ -70,6 +70,8 @@ pub struct Redis {
     waker: Arc<Waker>,
     first_token: usize,
     links: Vec<Link>,
+    /// Which of them are still needed; the others are not connected again.
+    wanted: Vec<bool>,
     /// For each slot of a cluster its link; empty without a cluster.
     slots: Vec<u16>,
     discovery: Option<Receiver<Result<Found, String>>>,
@@ -77,8 +79,6 @@ pub struct Redis {
     discovery_error: String,
     tickets: Tickets,
     current: Current,
-    /// When the current request was first tried.
-    since: Option<Instant>,
     /// Run again then.
     retry_at: Option<Instant>,
     now: Instant,
@@ -105,13 +105,13 @@ impl Redis {
             waker,
             first_token,
             links: Vec::new(),
+            wanted: Vec::new(),
             slots: Vec::new(),
             discovery: None,
             next_discovery: None,
             discovery_error: String::new(),
             tickets: Tickets::default(),
             current: Current::Fresh,
-            since: None,
             retry_at: None,
             now: Instant::now(),
         };
@@ -123,6 +123,7 @@ impl Redis {
 
     /// Takes over what was found; links to servers that stay are kept.
     fn adopt(&mut self, found: Found) {
+        self.wanted.fill(false);
         let places: Vec<u16> = found.nodes.into_iter().map(|address| self.link_to(address)).collect();
         self.slots = found
             .slots
@@ -133,6 +134,7 @@ impl Redis {
         if self.slots.is_empty() {
             if let Some(&place) = places.first() {
                 self.links.swap(0, usize::from(place));
+                self.wanted.swap(0, usize::from(place));
             }
         }
         self.tickets.wake_waiting();
@@ -141,12 +143,15 @@ impl Redis {
     /// The link to a server, made when there is none.
     fn link_to(&mut self, address: Address) -> u16 {
         let known = self.links.iter().position(|link| *link.address() == address);
-        known.unwrap_or_else(|| {
+        let place = known.unwrap_or_else(|| {
             let token = Token(self.first_token + self.links.len());
             let (greeting, tls) = (self.greeting(), self.tls.clone());
             self.links.push(Link::new(address, greeting, tls, token, self.limits.deadline));
+            self.wanted.push(true);
             self.links.len() - 1
-        }) as u16
+        });
+        self.wanted[place] = true;
+        place as u16
     }
 
     /// What begins every connection.
@@ -157,8 +162,9 @@ impl Redis {
             (Some(user), Some(password)) => {
                 commands.push(vec![b"AUTH", user.as_bytes(), password.as_bytes()]);
             }
+            (Some(user), None) => commands.push(vec![b"AUTH", user.as_bytes(), b""]),
             (None, Some(password)) => commands.push(vec![b"AUTH", password.as_bytes()]),
-            (_, None) => {}
+            (None, None) => {}
         }
         if let Some(name) = &config.client_name {
             commands.push(vec![b"CLIENT", b"SETNAME", name.as_bytes()]);
@@ -196,28 +202,27 @@ impl Redis {
         }
     }
 
-    /// The link for a key, if it takes commands now; what is missing is started.
-    fn route(&mut self, ticket: Ticket, key: &[u8]) -> Option<usize> {
+    /// The link for key `place.1` of view `place.0`, if it takes commands now, and whether it has to be told that we
+    /// know of a move; what is missing is started.
+    fn route(&mut self, ticket: Ticket, place: (u16, u32), key: &[u8]) -> Option<(usize, bool)> {
         if self.links.is_empty() {
             self.discover();
             return None;
         }
-        let place = if self.slots.is_empty() {
-            0
+        let (place, asking) = if self.slots.is_empty() {
+            (0, false)
+        } else if let Some(link) = self.tickets.asked_elsewhere(ticket, place) {
+            (usize::from(link), true)
         } else {
             let whole = [key, &self.project].concat();
-            let slot = keys::slot(&whole);
-            match self.tickets.asked_elsewhere(ticket, slot) {
-                Some(link) => usize::from(link),
-                None => usize::from(self.slots[usize::from(slot)]),
-            }
+            (usize::from(self.slots[usize::from(keys::slot(&whole))]), false)
         };
         let Some(link) = self.links.get_mut(place) else {
             self.discover();
             return None;
         };
-        if link.takes_commands() {
-            return Some(place);
+        if link.is_up() {
+            return Some((place, asking));
         }
         if link.connect(&self.registry, self.now) == Change::Lost {
             self.lost(place);
@@ -232,12 +237,11 @@ impl Redis {
         let number = self.tickets.add_view(ticket, keys.len(), features);
         for index in 0..keys.len() {
             let key = keys.key(index);
-            let Some(place) = self.route(ticket, key) else {
+            let Some((place, asking)) = self.route(ticket, (number, index as u32), key) else {
                 self.tickets.wait_for_link(ticket);
                 continue;
             };
-            let expect = Expect { ticket, view: number, features: features as u16, key: index as u32 };
-            let asking = !self.slots.is_empty() && self.tickets.is_asking(ticket);
+            let expect = Expect { ticket, view: number, features: features as u32, key: index as u32 };
             let link = &mut self.links[place];
             if asking {
                 let skip = Expect { key: SKIP, ..expect };
@@ -253,8 +257,8 @@ impl Redis {
         for expect in self.links[place].take_lost() {
             self.tickets.again(expect.ticket);
         }
-        // Perhaps there is another master by now.
-        if self.config.topology != Topology::Single {
+        // Perhaps there is another master by now, or another address behind the name.
+        if self.may_move() && self.wanted[place] {
             self.discover();
         }
     }
@@ -269,29 +273,44 @@ impl Redis {
 
     /// Acts on what servers have said instead of values.
     fn follow(&mut self) {
-        for (ticket, text, from) in self.tickets.take_redirections() {
+        for (expect, text, from) in self.tickets.take_redirections() {
+            let ticket = expect.ticket;
+            if self.slots.is_empty() {
+                self.tickets.refused(&expect, &text);
+                continue;
+            }
             let Some(address) = self.links.get(from).map(|link| link.address().clone()) else { continue };
-            if let Some((slot, to)) = topology::redirection(&text, &address) {
-                let link = self.link_to(to);
-                if text.starts_with("MOVED") {
-                    if let Some(owner) = self.slots.get_mut(usize::from(slot)) {
-                        *owner = link;
-                    }
-                    self.discover();
-                } else {
-                    self.tickets.ask_elsewhere(ticket, slot, link);
-                }
-            } else {
+            let moved = text.starts_with("MOVED");
+            if moved {
+                self.tickets.ask_no_more(ticket);
                 self.discover();
             }
-            self.tickets.again(ticket);
+            let known = self.links.iter().position(|link| topology::names(&text, link.address()));
+            let target = match (known, topology::redirection(&text, &address)) {
+                (Some(place), _) => Some(place as u16),
+                (None, Some((_, to))) => Some(self.link_to(to)),
+                (None, None) => None,
+            };
+            match (target, topology::slot_of(&text)) {
+                (Some(link), Some(slot)) if moved => self.slots[usize::from(slot)] = link,
+                (Some(link), _) if !moved => {
+                    self.tickets.ask_elsewhere(ticket, (expect.view, expect.key), link);
+                }
+                _ => {}
+            }
+            self.tickets.redirected(ticket, target.is_some(), text);
         }
         if self.tickets.must_pause() && self.retry_at.is_none() {
             self.retry_at = Some(self.now + RETRY_PAUSE);
-            if self.config.topology != Topology::Single {
+            if self.may_move() {
                 self.discover();
             }
         }
+    }
+
+    /// The servers are not fixed: the next search may find others.
+    fn may_move(&self) -> bool {
+        topology::known(&self.config).is_none()
     }
 
     /// Ends requests whose time is up, and connections that owe them a reply.
@@ -318,15 +337,17 @@ impl Redis {
         if let Some(refusal) = self.tickets.refusal(ticket) {
             return refusal.to_owned();
         }
-        let errors = self.links.iter().map(Link::error).chain([self.discovery_error.as_str()]);
+        let wanted = self.links.iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
+        let errors = wanted.map(|(link, _)| link.error()).chain([self.discovery_error.as_str()]);
         let mut errors = errors.filter(|error| !error.is_empty());
         errors.next().unwrap_or("Timeout connecting to server").to_owned()
     }
 
     /// Somebody waits for a server, and perhaps another one has taken its place.
     fn must_search(&self) -> bool {
-        let may_move = self.config.topology != Topology::Single || self.links.is_empty();
-        may_move && self.discovery.is_none() && self.tickets.waits_for_links()
+        (self.may_move() || self.links.is_empty())
+            && self.discovery.is_none()
+            && self.tickets.waits_for_links()
     }
 
     fn discovered(&mut self) {
@@ -355,7 +376,7 @@ impl Redis {
 impl OnlineStore for Redis {
     fn begin(&mut self, resumed: Option<Ticket>, since: Option<Instant>, now: Instant) {
         self.now = now;
-        self.since = since;
+        let _ = since;
         self.current = match resumed {
             None => Current::Fresh,
             Some(ticket) => match self.tickets.outcome(ticket) {
@@ -385,11 +406,10 @@ impl OnlineStore for Redis {
                 Ok(Progress::Pending)
             }
             Current::Fresh => {
-                if self.tickets.len() >= self.limits.in_flight {
+                if self.tickets.len() >= self.limits.in_flight || self.links.iter().any(Link::is_full) {
                     return Err(ReadError::Overloaded);
                 }
-                let deadline = self.since.unwrap_or(self.now) + self.limits.deadline;
-                let ticket = self.tickets.open(deadline);
+                let ticket = self.tickets.open(self.now + self.limits.deadline);
                 self.current = Current::Asking(ticket);
                 self.ask(ticket, view, keys);
                 Ok(Progress::Pending)
@@ -436,7 +456,7 @@ impl OnlineStore for Redis {
         self.discovered();
         for place in 0..self.links.len() {
             let due = self.links[place].deadline().is_some_and(|at| at <= now);
-            if due && self.tickets.len() > 0 {
+            if due && self.wanted[place] && self.tickets.len() > 0 {
                 let change = self.links[place].connect(&self.registry, now);
                 self.noted(place, change);
             }
@@ -466,7 +486,8 @@ impl OnlineStore for Redis {
         if self.tickets.len() == 0 {
             return None;
         }
-        let links = self.links.iter().filter_map(Link::deadline);
+        let wanted = self.links.iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
+        let links = wanted.filter_map(|(link, _)| link.deadline());
         let searching = if self.must_search() { self.next_discovery } else { None };
         links.chain(self.tickets.next_deadline()).chain(self.retry_at).chain(searching).min()
     }

@@ -37,8 +37,10 @@ struct Pending {
     pauses: bool,
     /// With these words.
     refusal: String,
-    /// Slots that are on their way to another link.
-    elsewhere: Vec<(u16, u16)>,
+    /// Keys that are on their way to another link: view and key, and the link.
+    elsewhere: Vec<((u16, u32), u16)>,
+    /// How often servers have sent this request elsewhere.
+    redirections: u32,
     outcome: Option<Outcome>,
     /// The owner was told.
     told: bool,
@@ -53,12 +55,14 @@ pub(super) struct Tickets {
     done: Vec<Ticket>,
     waiting: Vec<Ticket>,
     paused: Vec<Ticket>,
-    redirections: Vec<(Ticket, String, usize)>,
+    redirections: Vec<(Expect, String, usize)>,
     /// Link whose replies come in.
     from: usize,
     spare: Vec<Vec<Cells>>,
 }
 
+/// Redirections that are followed at once.
+const MAX_REDIRECTIONS: u32 = 5;
 /// Sets of values kept for their memory.
 const MAX_SPARE: usize = 64;
 
@@ -81,6 +85,7 @@ impl Tickets {
             pauses: false,
             refusal: String::new(),
             elsewhere: Vec::new(),
+            redirections: 0,
             outcome: None,
             told: false,
         });
@@ -114,11 +119,13 @@ impl Tickets {
         let deadline = self.get(old)?.deadline;
         let elsewhere = std::mem::take(&mut self.get(old)?.elsewhere);
         let refusal = std::mem::take(&mut self.get(old)?.refusal);
+        let redirections = self.get(old)?.redirections;
         self.close(old);
         let ticket = self.open(deadline);
         let pending = self.get(ticket)?;
         pending.elsewhere = elsewhere;
         pending.refusal = refusal;
+        pending.redirections = redirections;
         Some(ticket)
     }
 
@@ -151,6 +158,12 @@ impl Tickets {
         let Some(pending) = self.get(ticket) else { return };
         if !std::mem::replace(&mut pending.waits_for_link, true) {
             self.waiting.push(ticket);
+        }
+        // Those that have ended meanwhile are not kept for ever.
+        if self.waiting.len() > 2 * self.slab.len() + 64 {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.retain(|&ticket| self.get(ticket).is_some_and(|pending| pending.outcome.is_none()));
+            self.waiting = waiting;
         }
     }
 
@@ -195,26 +208,57 @@ impl Tickets {
         }
     }
 
-    pub(super) fn take_redirections(&mut self) -> Vec<(Ticket, String, usize)> {
+    pub(super) fn take_redirections(&mut self) -> Vec<(Expect, String, usize)> {
         std::mem::take(&mut self.redirections)
     }
 
-    pub(super) fn ask_elsewhere(&mut self, ticket: Ticket, slot: u16, link: u16) {
+    /// A key is on its way to another link.
+    pub(super) fn ask_elsewhere(&mut self, ticket: Ticket, key: (u16, u32), link: u16) {
         if let Some(pending) = self.get(ticket) {
-            pending.elsewhere.retain(|(known, _)| *known != slot);
-            pending.elsewhere.push((slot, link));
+            pending.elsewhere.retain(|(known, _)| *known != key);
+            pending.elsewhere.push((key, link));
         }
     }
 
-    /// The link that a slot was said to be on its way to.
-    pub(super) fn asked_elsewhere(&mut self, ticket: Ticket, slot: u16) -> Option<u16> {
-        let pending = self.get(ticket)?;
-        pending.elsewhere.iter().find(|(known, _)| *known == slot).map(|&(_, link)| link)
+    /// What was on its way has arrived, or stayed.
+    pub(super) fn ask_no_more(&mut self, ticket: Ticket) {
+        if let Some(pending) = self.get(ticket) {
+            pending.elsewhere.clear();
+        }
     }
 
-    /// Commands of this ticket may have to say that they know of a move.
-    pub(super) fn is_asking(&mut self, ticket: Ticket) -> bool {
-        self.get(ticket).is_some_and(|pending| !pending.elsewhere.is_empty())
+    /// The link that a key was said to be on its way to.
+    pub(super) fn asked_elsewhere(&mut self, ticket: Ticket, key: (u16, u32)) -> Option<u16> {
+        let pending = self.get(ticket)?;
+        pending.elsewhere.iter().find(|(known, _)| *known == key).map(|&(_, link)| link)
+    }
+
+    /// A server has sent a request elsewhere: it is run again, after a pause if the way is not known or if it has
+    /// been sent around before.
+    pub(super) fn redirected(&mut self, ticket: Ticket, known: bool, text: String) {
+        let Some(pending) = self.get(ticket) else { return };
+        pending.redirections += 1;
+        if known && pending.redirections <= MAX_REDIRECTIONS {
+            self.again(ticket);
+        } else {
+            self.pause(ticket, text);
+        }
+    }
+
+    /// Runs a request again after a while; `text` is why.
+    fn pause(&mut self, ticket: Ticket, text: String) {
+        let Some(pending) = self.get(ticket) else { return };
+        pending.refusal = text;
+        if !std::mem::replace(&mut pending.pauses, true) {
+            self.paused.push(ticket);
+        }
+    }
+
+    /// A command was answered with an error that no other try can mend.
+    pub(super) fn refused(&mut self, expect: &Expect, text: &str) {
+        let number = expect.key.wrapping_add(1);
+        let text = format!("Command # {number} (HMGET ...) of pipeline caused error: ('{text}',)");
+        self.fail(expect.ticket, text);
     }
 
     pub(super) fn close(&mut self, ticket: Ticket) {
@@ -290,7 +334,7 @@ impl Sink for Tickets {
         let Some(pending) = self.get(expect.ticket) else { return };
         let Some(cells) = pending.views[..pending.used].get_mut(usize::from(expect.view)) else { return };
         let Some(bytes) = bytes else { return };
-        if index < usize::from(expect.features) {
+        if index < expect.features as usize {
             cells.put(expect.key as usize, index, bytes);
             return;
         }
@@ -317,19 +361,9 @@ impl Sink for Tickets {
         let text = String::from_utf8_lossy(text).into_owned();
         let code = text.split(' ').next().unwrap_or("");
         match code {
-            "MOVED" | "ASK" => self.redirections.push((expect.ticket, text, self.from)),
-            "LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => {
-                let Some(pending) = self.get(expect.ticket) else { return };
-                pending.refusal = text;
-                if !std::mem::replace(&mut pending.pauses, true) {
-                    self.paused.push(expect.ticket);
-                }
-            }
-            _ => {
-                let number = expect.key + 1;
-                let text = format!("Command # {number} (HMGET ...) of pipeline caused error: ('{text}',)");
-                self.fail(expect.ticket, text);
-            }
+            "MOVED" | "ASK" => self.redirections.push((*expect, text, self.from)),
+            "LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => self.pause(expect.ticket, text),
+            _ => self.refused(expect, &text),
         }
     }
 }

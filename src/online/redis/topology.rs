@@ -98,8 +98,17 @@ fn resolve(host: &str, port: u16) -> Result<Address, String> {
     let mut addresses = (host, port)
         .to_socket_addrs()
         .map_err(|_| format!("Error -2 connecting to {name}. Name or service not known."))?;
-    let address = addresses.next().ok_or_else(|| format!("Error -2 connecting to {name}. No address."))?;
-    Ok(Address::Tcp(address, name))
+    let first = addresses.next().ok_or_else(|| format!("Error -2 connecting to {name}. No address."))?;
+    // A name with several addresses: the first one that somebody listens at.
+    let listening =
+        |address: &SocketAddr| std::net::TcpStream::connect_timeout(address, PATIENCE / 4).is_ok();
+    let mut rest = addresses.filter(|address| *address != first).peekable();
+    let chosen = if rest.peek().is_none() || listening(&first) {
+        first
+    } else {
+        rest.find(listening).unwrap_or(first)
+    };
+    Ok(Address::Tcp(chosen, name))
 }
 
 /// A blocking connection to one server; sentinels are asked without password.
@@ -153,7 +162,7 @@ fn connection_info(
     if login {
         settings = settings.set_db(i64::from(config.db));
         if let Some(user) = &config.username {
-            settings = settings.set_username(user);
+            settings = settings.set_username(user).set_password("");
         }
         if let Some(password) = &config.password {
             settings = settings.set_password(password);
@@ -196,6 +205,16 @@ fn slots(reply: &Value, asked: &str, replicas: bool) -> Result<Found, String> {
         return Err("the cluster has no slots yet".to_owned());
     }
     Ok(found)
+}
+
+/// The slot that a `MOVED` or `ASK` speaks of.
+pub fn slot_of(text: &str) -> Option<u16> {
+    text.split(' ').nth(1)?.parse().ok().filter(|&slot| usize::from(slot) < SLOTS)
+}
+
+/// True when a `MOVED` or `ASK` names this server as we know it, by name or by number.
+pub fn names(text: &str, address: &Address) -> bool {
+    text.split(' ').nth(2).is_some_and(|server| server == address.to_string())
 }
 
 /// The server that a `MOVED` or `ASK` names: `<slot> <host>:<port>`; without a host it is `from`'s.
