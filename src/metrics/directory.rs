@@ -38,7 +38,8 @@ impl Directory {
         let shown = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", preset.display()));
         let made = !preset.exists();
         if made {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&preset).map_err(shown)?;
+            let above = preset.parent().map_or(Ok(()), fs::create_dir_all);
+            above.and_then(|()| fs::DirBuilder::new().mode(0o700).create(&preset)).map_err(shown)?;
         }
         let path = preset.canonicalize().map_err(shown)?;
         let directory = Self { path, made, own: false };
