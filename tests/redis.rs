@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::load::under_load;
 use common::redis::{load, repo, Redis};
 use common::replay::{cases, replay};
 use common::{eventually, Client, Response, Server};
@@ -109,42 +109,12 @@ fn a_store_that_is_down_costs_each_request_its_deadline() {
     eventually("it answers again", || ask(&mut client).text() == expected);
 }
 
-/// Clients that ask all the time while `action` happens. Returns answers that were right, and failures.
-fn under_load(server: &Server, expected: &str, action: impl FnOnce()) -> (usize, Vec<String>) {
-    let (stop, good) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let failures = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let mut client = server.client();
-                while !stop.load(Ordering::Relaxed) {
-                    let got = ask(&mut client);
-                    if got.text() == expected {
-                        good.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        failures.lock().unwrap().push(got.text());
-                    }
-                }
-            });
-        }
-        // A failure here must not leave the others asking for ever.
-        let _ending = common::OnDrop(|| stop.store(true, Ordering::Relaxed));
-        let reached = |count| eventually("progress", || good.load(Ordering::Relaxed) >= count);
-        reached(200);
-        action();
-        let now = good.load(Ordering::Relaxed);
-        reached(now + 200);
-        stop.store(true, Ordering::Relaxed);
-    });
-    (good.into_inner(), failures.into_inner().unwrap())
-}
-
 #[test]
 fn a_restart_under_load_fails_nobody() {
     let mut redis = Redis::start(&[]);
     let server = served(&redis, &["--workers", "2", "--store-timeout-ms", "10000"]);
     let expected = ask(&mut server.client()).text();
-    let (good, failures) = under_load(&server, &expected, || {
+    let (good, failures) = under_load(&server, BODY, &expected, || {
         for _ in 0..3 {
             redis.kill();
             redis.restart();
@@ -158,7 +128,7 @@ fn closed_connections_are_made_again() {
     let redis = Redis::start(&[]);
     let server = served(&redis, &["--workers", "2"]);
     let expected = ask(&mut server.client()).text();
-    let (good, failures) = under_load(&server, &expected, || {
+    let (good, failures) = under_load(&server, BODY, &expected, || {
         let mut connection = redis.connection();
         for _ in 0..20 {
             let _: i64 = redis::cmd("CLIENT")
@@ -229,7 +199,8 @@ fn workers_that_are_recycled_answer_what_they_asked_for() {
     let redis = Redis::start(&[]);
     let server = served(&redis, &["--workers", "2", "--max-requests", "30", "--max-requests-jitter", "5"]);
     let expected = ask(&mut server.client()).text();
-    let (good, failures) = under_load(&server, &expected, || std::thread::sleep(Duration::from_secs(1)));
+    let (good, failures) =
+        under_load(&server, BODY, &expected, || std::thread::sleep(Duration::from_secs(1)));
     assert!(good > 1000 && failures.is_empty(), "{good} {failures:?}");
 }
 
@@ -405,7 +376,7 @@ fn encrypted_connections() {
         let server = Server::start(repo(&block(host, &options)), &["--workers", "2"]);
         assert_eq!(replay(&server, &cases("storage/cases.jsonl")), 11, "{options}");
         let expected = ask(&mut server.client()).text();
-        let (good, failures) = under_load(&server, &expected, || {});
+        let (good, failures) = under_load(&server, BODY, &expected, || {});
         assert!(good > 200 && failures.is_empty(), "{failures:?}");
     }
     // A server nobody vouches for, and one that wants to know who we are.

@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::load::under_load;
 use common::redis::{free_port, load, repo, Cluster, Redis};
 use common::replay::{cases, replay};
 use common::{eventually, Server};
@@ -15,35 +15,11 @@ const BODY: &str = r#"{"features":["store_daily:sales","region_stats:population"
                 "region_code":["us-east","eu-west","a","b","c","d","e","f"]}}"#;
 
 /// Clients that ask all the time while `action` happens; every answer must be right.
-fn under_load(server: &Server, action: impl FnOnce()) {
+fn all_right_while(server: &Server, action: impl FnOnce()) {
     let expected = server.client().post("/get-online-features", BODY).text();
     assert!(expected.contains("42"), "{expected}");
-    let (stop, good) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let wrong = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut client = server.client();
-                while !stop.load(Ordering::Relaxed) {
-                    let got = client.post("/get-online-features", BODY).text();
-                    if got == expected {
-                        good.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        wrong.lock().unwrap().push(got);
-                    }
-                }
-            });
-        }
-        // A failure here must not leave the others asking for ever.
-        let _ending = common::OnDrop(|| stop.store(true, Ordering::Relaxed));
-        let reached = |count| eventually("progress", || good.load(Ordering::Relaxed) >= count);
-        reached(100);
-        action();
-        let now = good.load(Ordering::Relaxed);
-        reached(now + 200);
-        stop.store(true, Ordering::Relaxed);
-    });
-    assert!(wrong.lock().unwrap().is_empty(), "{:?}", wrong.lock().unwrap());
+    let (_, wrong) = under_load(server, BODY, &expected, action);
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]
@@ -67,7 +43,7 @@ fn a_cluster_is_served_through_moves_and_failovers() {
     let from = *masters.iter().find(|&&index| owns(index)).unwrap();
     let to = *masters.iter().find(|&&index| index != from).unwrap();
     let (from_id, to_id) = (cluster.id(from), cluster.id(to));
-    under_load(&server, || {
+    all_right_while(&server, || {
         cluster.tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).unwrap();
         cluster.tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).unwrap();
         let port = cluster.nodes[to].port.to_string();
@@ -92,7 +68,7 @@ fn a_cluster_is_served_through_moves_and_failovers() {
             role.contains("slave") && role.contains(&cluster.nodes[to].port.to_string())
         })
         .unwrap();
-    under_load(&server, || {
+    all_right_while(&server, || {
         // A failover that does not get its chance within 5 s is given up by the server.
         eventually("the replica is master", || {
             let _ = cluster.tell(replica, &["CLUSTER", "FAILOVER"]);

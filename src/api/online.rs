@@ -95,7 +95,7 @@ enum Outcome {
 fn answer_request(request: Request<'_>, cx: &mut Context<'_>, answer: &mut Answer) -> Outcome {
     let begun = account::begin(cx);
     let asked = cx.asked.take();
-    cx.store.begin(asked.as_ref().map(|asked| asked.ticket), cx.waiting_since, cx.now);
+    cx.store.begin(asked.as_ref().map(|asked| asked.ticket), cx.now);
     let resumed = asked.is_some();
     let found = asked.map_or_else(|| find_plan(&request, cx), |asked| Ok(Some(asked.plan)));
     let plan = match found {

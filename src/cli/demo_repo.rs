@@ -64,7 +64,7 @@ fn fill_store(path: &Path, now: i64) -> rusqlite::Result<()> {
     let event_ts = LocalZone::of_process().instant_of(now - now.rem_euclid(3600));
     let layout = KeyLayout::new(&["driver_id"], 3);
     for view in VIEWS {
-        let table = table_name(PROJECT, view, 0);
+        let table = table_name(PROJECT, view);
         create_table(&transaction, &table)?;
         for (index, driver) in DRIVERS.into_iter().enumerate() {
             let mut key = Vec::new();

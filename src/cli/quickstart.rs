@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use log::LevelFilter;
 use nix::sys::signal::{kill, Signal};
@@ -48,7 +48,7 @@ pub(super) fn run(args: &QuickstartArgs, level: LevelFilter) -> Result<i32, Star
 const DEFAULT_PORT: u16 = 6566;
 
 fn make(dir: &Path) -> Result<(), StartError> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = crate::os::process::wall_clock();
     let now = (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32);
     demo_repo::make(dir, &version_id(), now).map_err(|error| {
         let hint = match error.kind() {

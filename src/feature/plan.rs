@@ -246,11 +246,6 @@ impl Plan {
     }
 }
 
-/// The view that a reference names, without its version; `None` when it names none.
-pub fn view_of(reference: &str) -> Option<&str> {
-    resolve::view_of(reference)
-}
-
 /// Features and views that a request asks for, as metrics count them: all references, and the distinct views of
 /// those that name one; of a service all features and all projections. `None`: there is no such service.
 pub fn sizes(shape: &Shape<'_>, snapshot: &Snapshot) -> Option<(u64, u64)> {
@@ -274,9 +269,9 @@ pub fn stored_name(view: &str, version: i32) -> String {
     }
 }
 
-/// Name of a view's table: `<project>_<stored name>`.
-pub fn table_name(project: &str, view: &str, version: i32) -> String {
-    format!("{project}_{}", stored_name(view, version))
+/// Name of the table of a view that is stored under this name.
+pub fn table_name(project: &str, stored_name: &str) -> String {
+    format!("{project}_{stored_name}")
 }
 
 fn view_read(
@@ -289,7 +284,7 @@ fn view_read(
     let index = |(index, name): (usize, &String)| (name.clone(), index as u32);
     ViewRead {
         name: block.view.name.clone(),
-        table: format!("{project}_{stored_name}"),
+        table: table_name(project, &stored_name),
         stored_name,
         key_set,
         features: block.features.clone(),
@@ -440,7 +435,7 @@ fn precomputed(
     Precomputed {
         service: service.to_owned(),
         read: ViewRead {
-            table: table_name(&snapshot.project, &pseudo_view, 0),
+            table: table_name(&snapshot.project, &pseudo_view),
             stored_name: pseudo_view.clone(),
             name: pseudo_view,
             key_set: first.and_then(|view| view.key_set),

@@ -129,7 +129,7 @@ fn parse(reference: &str) -> Result<Reference<'_>, PlanError> {
 }
 
 /// The view that a reference names, without its version; `None` when it names none.
-pub(super) fn view_of(reference: &str) -> Option<&str> {
+pub fn view_of(reference: &str) -> Option<&str> {
     parse(reference).ok().map(|reference| reference.view)
 }
 

@@ -28,6 +28,19 @@ pub enum SlotState {
     Draining = 4,
 }
 
+impl SlotState {
+    /// The word that status and metrics use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "gone",
+            Self::Booting => "booting",
+            Self::Serving => "serving",
+            Self::Retiring => "retiring",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 crate::shared_words! {
     /// One process. The size keeps neighbours off each other's cache lines.
     #[derive(Debug)]

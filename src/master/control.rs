@@ -3,7 +3,6 @@
 use super::workers::WorkerRecord;
 use super::{Master, Phase};
 use crate::ipc::control::{self, Request, Status, WorkerStatus};
-use crate::ipc::scoreboard::SlotState;
 use crate::os::process;
 use crate::os::signals::Signal;
 
@@ -12,20 +11,23 @@ impl Master {
     pub(super) fn serve_control(&mut self) {
         let Some(asked) = self.control.as_mut().map(|control| control.take(self.now)) else { return };
         for (stream, request) in asked {
-            match request {
-                Some(Request::Status) => control::answer(stream, &self.describe()),
-                Some(request) => {
-                    control::answer(stream, &serde_json::json!({ "accepted": request.word() }));
-                    self.handle(match request {
-                        Request::Reload => Signal::SIGHUP,
-                        Request::Ttin => Signal::SIGTTIN,
-                        Request::Ttou => Signal::SIGTTOU,
-                        Request::Reopen => Signal::SIGUSR1,
-                        Request::Stop | Request::Status => Signal::SIGTERM,
-                    });
+            let Some(request) = request else {
+                control::answer(stream, &serde_json::json!({ "error": "unknown command" }));
+                continue;
+            };
+            let signal = match request {
+                Request::Status => {
+                    control::answer(stream, &self.describe());
+                    continue;
                 }
-                None => control::answer(stream, &serde_json::json!({ "error": "unknown command" })),
-            }
+                Request::Reload => Signal::SIGHUP,
+                Request::Ttin => Signal::SIGTTIN,
+                Request::Ttou => Signal::SIGTTOU,
+                Request::Reopen => Signal::SIGUSR1,
+                Request::Stop => Signal::SIGTERM,
+            };
+            control::answer(stream, &serde_json::json!({ "accepted": request.word() }));
+            self.handle(signal);
         }
     }
 
@@ -54,14 +56,7 @@ impl Master {
         WorkerStatus {
             pid: worker.pid.as_raw(),
             slot: worker.slot,
-            state: match slot.state() {
-                SlotState::Free => "gone",
-                SlotState::Booting => "booting",
-                SlotState::Serving => "serving",
-                SlotState::Retiring => "retiring",
-                SlotState::Draining => "draining",
-            }
-            .to_owned(),
+            state: slot.state().name().to_owned(),
             age_seconds: self.now.duration_since(worker.born).as_secs(),
             requests: slot.requests(),
             connections: slot.connections(),

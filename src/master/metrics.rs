@@ -20,7 +20,7 @@ use crate::ipc::scoreboard::SlotState;
 use crate::metrics::directory::Directory;
 use crate::metrics::handles::{Files, Number};
 use crate::metrics::names;
-use crate::os::fork::{exit_now, fork_blocked, unblock_signals, Side};
+use crate::os::fork::{exit_now, fork_blocked, Side};
 use crate::os::mapfile::FileLock;
 use crate::os::process::Identity;
 use crate::os::signals::{Pipe, Signal};
@@ -29,13 +29,9 @@ use crate::scrape;
 
 /// Connections the kernel queues for the metrics port.
 const BACKLOG: i32 = 128;
-/// States of workers as the metric names them.
-const STATES: [(SlotState, &str); 4] = [
-    (SlotState::Booting, "booting"),
-    (SlotState::Serving, "serving"),
-    (SlotState::Retiring, "retiring"),
-    (SlotState::Draining, "draining"),
-];
+/// States of workers that are shown.
+const STATES: [SlotState; 4] =
+    [SlotState::Booting, SlotState::Serving, SlotState::Retiring, SlotState::Draining];
 
 /// See the module.
 pub(super) struct Metrics {
@@ -46,7 +42,8 @@ pub(super) struct Metrics {
     backoff: Backoff,
     files: Files,
     live: Files,
-    states: Vec<(SlotState, Number)>,
+    /// In the order of [`STATES`].
+    states: Vec<Number>,
     exits: HashMap<&'static str, Number>,
     _owner: FileLock,
 }
@@ -68,9 +65,7 @@ impl Metrics {
                 "cannot use the directory {error}; name a writable one in PROMETHEUS_MULTIPROC_DIR"
             ))
         })?;
-        let path = directory.path().to_owned();
-        let own = directory.is_own();
-        let started = move || -> io::Result<Self> {
+        let made = || -> io::Result<_> {
             // The process that reads the files runs as the same user as the workers.
             if directory.is_new() && (identity.uid.is_some() || identity.gid.is_some()) {
                 nix::unistd::chown(directory.path(), identity.uid, identity.gid)?;
@@ -83,29 +78,28 @@ impl Metrics {
             let build = live.get(&names::BUILD, &[env!("CARGO_PKG_VERSION")])?;
             live.set(build, 1.0);
             let mut states = Vec::new();
-            for (state, name) in STATES {
-                states.push((state, live.get(&names::WORKERS, &[name])?));
+            for state in STATES {
+                states.push(live.get(&names::WORKERS, &[state.name()])?);
             }
             let mut exits = HashMap::new();
             exits.insert("recycled", files.get(&names::WORKER_EXITS, &["recycled"])?);
-            Ok(Self {
-                directory,
-                listener,
-                address,
-                scraper: None,
-                backoff: Backoff::default(),
-                files,
-                live,
-                states,
-                exits,
-                _owner: owner,
-            })
+            Ok((owner, files, live, states, exits))
         };
-        started().map_err(|error| {
-            if own {
-                let _ = std::fs::remove_dir_all(&path);
-            }
+        let (owner, files, live, states, exits) = made().map_err(|error| {
+            directory.remove();
             failed(format!("cannot write files: {error}"))
+        })?;
+        Ok(Self {
+            directory,
+            listener,
+            address,
+            scraper: None,
+            backoff: Backoff::default(),
+            files,
+            live,
+            states,
+            exits,
+            _owner: owner,
         })
     }
 
@@ -136,11 +130,11 @@ impl Metrics {
     pub(super) fn show_states(&self, states: impl Iterator<Item = SlotState>) {
         let mut counts = [0_u32; STATES.len()];
         for state in states {
-            if let Some(index) = STATES.iter().position(|(known, _)| *known == state) {
+            if let Some(index) = STATES.iter().position(|known| *known == state) {
                 counts[index] += 1;
             }
         }
-        for ((_, number), count) in self.states.iter().zip(counts) {
+        for (number, count) in self.states.iter().zip(counts) {
             self.live.set(*number, f64::from(count));
         }
     }
@@ -218,18 +212,12 @@ impl Master {
     }
 
     fn become_scraper(&mut self, channel: Channel) -> ! {
-        // What others watch for the master's death must not stay open here.
-        self.workers.clear();
+        self.leave_master("feast-metrics");
         self.listeners.clear();
-        self.control = None;
-        crate::os::process::set_name("feast-metrics");
         let Some(metrics) = self.metrics.take() else { exit_now(exit::CRASHED) };
         let started = || -> io::Result<(Socket, Pipe)> {
             let listener = metrics.listener.try_clone()?;
-            self.prepared.settings.identity.assume()?;
-            let signals = Pipe::replace()?;
-            unblock_signals()?;
-            Ok((listener, signals))
+            Ok((listener, self.begin_child()?))
         };
         let code = match started() {
             Ok((listener, signals)) => {

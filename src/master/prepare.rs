@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use socket2::Socket;
 
@@ -12,7 +12,7 @@ use crate::config::{Bind, ConfigError, Settings, StoreConfig};
 use crate::exit;
 use crate::logging::logger::Target;
 use crate::net::Listener;
-use crate::os::process::{with_umask, Identity};
+use crate::os::process::{wall_clock, with_umask, Identity};
 use crate::os::sockets;
 use crate::registry::file::Stamp;
 use crate::registry::{RegistryError, RegistryFile, Snapshot};
@@ -157,7 +157,7 @@ impl Prepared {
 }
 
 fn now() -> (i64, i32) {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = wall_clock();
     (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32)
 }
 

@@ -289,18 +289,10 @@ impl Master {
         quiet: bool,
         meters: Option<(usize, FileLock)>,
     ) -> ! {
-        // A sibling's channel held open here would hide the master's death from that sibling.
-        self.workers.clear();
-        self.control = None;
+        self.leave_master("feast-worker");
         let meters = self.open_meters(meters);
         fastrand::seed(seed);
-        crate::os::process::set_name("feast-worker");
-        let prepared = self.listeners_of_worker().and_then(|listeners| {
-            self.prepared.settings.identity.assume()?;
-            let signals = Pipe::replace()?;
-            unblock_signals()?;
-            Ok((listeners, signals))
-        });
+        let prepared = self.listeners_of_worker().and_then(|listeners| Ok((listeners, self.begin_child()?)));
         let (listeners, signals) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -328,6 +320,22 @@ impl Master {
         };
         let code = catch_unwind(AssertUnwindSafe(|| worker::run(boot))).unwrap_or(exit::CRASHED);
         exit_now(code)
+    }
+
+    /// Gives up what a child must not hold: a sibling's channel held open here would hide the master's death from
+    /// that sibling.
+    pub(super) fn leave_master(&mut self, name: &str) {
+        self.workers.clear();
+        self.control = None;
+        crate::os::process::set_name(name);
+    }
+
+    /// Makes a child its own process: it becomes the user it serves as, and has signals of its own from here on.
+    pub(super) fn begin_child(&self) -> std::io::Result<Pipe> {
+        self.prepared.settings.identity.assume()?;
+        let signals = Pipe::replace()?;
+        unblock_signals()?;
+        Ok(signals)
     }
 
     /// Opens a worker's metric files, before it gives up the master's rights. One that cannot serves without.

@@ -55,11 +55,6 @@ impl Directory {
         &self.path
     }
 
-    /// True when this process removes it at its end.
-    pub fn is_own(&self) -> bool {
-        self.own
-    }
-
     /// True when this process has made it.
     pub fn is_new(&self) -> bool {
         self.made

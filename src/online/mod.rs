@@ -46,9 +46,9 @@ pub struct Ticket {
 /// A request calls [`begin`](Self::begin), [`read`](Self::read) per view, and then [`end`](Self::end), or
 /// [`take_ticket`](Self::take_ticket) if a read is pending. A store that answers in place needs only `read` and `end_tick`.
 pub trait OnlineStore {
-    /// Begins the reads of a request: `resumed` when they were asked for before, first tried at `since`.
-    fn begin(&mut self, resumed: Option<Ticket>, since: Option<Instant>, now: Instant) {
-        let _ = (resumed, since, now);
+    /// Begins the reads of a request: `resumed` when they were asked for before.
+    fn begin(&mut self, resumed: Option<Ticket>, now: Instant) {
+        let _ = (resumed, now);
     }
 
     /// Fetches the features of `view` under every key of `keys` into `cells`, which has been reset to the

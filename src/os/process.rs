@@ -32,14 +32,11 @@ pub fn cpu_time() -> Duration {
 
 /// Resident memory of this process as percent of the memory of the machine; 0 when `/proc` cannot be read.
 pub fn memory_percent() -> f64 {
-    let resident = || -> Option<f64> {
-        let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-        let pages: f64 = statm.split(' ').nth(1)?.parse().ok()?;
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-        let total = nix::sys::sysinfo::sysinfo().ok()?.ram_total();
-        Some(pages * page as f64 / total as f64 * 100.0)
-    };
-    resident().unwrap_or(0.0)
+    let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    if total == 0 {
+        return 0.0;
+    }
+    (resident_kib(std::process::id().cast_signed()) * 1024) as f64 / total as f64 * 100.0
 }
 
 /// Resident memory of a process in KiB; 0 when it cannot be looked at.

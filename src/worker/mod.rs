@@ -19,7 +19,7 @@ mod transfer;
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -30,6 +30,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
 use crate::metrics::meters::Meters;
 use crate::net::Listener;
+use crate::os::process::wall_clock;
 use crate::os::signals::Pipe;
 use crate::registry::file::Stamp;
 use crate::registry::{RegistryFile, Snapshot};
@@ -87,7 +88,7 @@ pub struct Clock {
 
 impl Clock {
     fn read() -> Self {
-        Self { now: Instant::now(), wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+        Self { now: Instant::now(), wall: wall_clock() }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Clients that count what goes wrong.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::Client;
+use super::{eventually, Client, OnDrop, Server};
 
 pub const BODY: &str = r#"{"features":["driver_stats:nickname"],"entities":{"driver_id":[1001]}}"#;
 pub const ANSWER: &str = "\"Ann\"";
@@ -45,7 +45,7 @@ impl Load {
         };
         let threads = (0..kept + fresh).map(|number| spawn(number, number < kept)).collect();
         let load = Self { stop, counts, threads };
-        super::eventually("load runs", || load.answered() > (kept + fresh) as u64 * 3);
+        eventually("load runs", || load.answered() > (kept + fresh) as u64 * 3);
         load
     }
 
@@ -56,7 +56,7 @@ impl Load {
     /// Waits for so many more answers.
     pub fn more(&self, count: u64) {
         let goal = self.answered() + count;
-        super::eventually("more answers", || self.answered() >= goal);
+        eventually("more answers", || self.answered() >= goal);
     }
 
     pub fn stop(self) -> Arc<Counts> {
@@ -138,4 +138,38 @@ fn renew(port: u16, stop: &AtomicBool, counts: &Counts) {
             }
         }
     }
+}
+
+/// Clients that send `body` all the time while `action` happens, until each part of that has had 200 right answers.
+/// Returns how many answers were right, and the others.
+pub fn under_load(
+    server: &Server,
+    body: &str,
+    expected: &str,
+    action: impl FnOnce(),
+) -> (usize, Vec<String>) {
+    let (stop, good) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = server.client();
+                while !stop.load(SeqCst) {
+                    let got = client.post("/get-online-features", body).text();
+                    if got == expected {
+                        good.fetch_add(1, SeqCst);
+                    } else {
+                        wrong.lock().unwrap().push(got);
+                    }
+                }
+            });
+        }
+        // A failure here must not leave the others asking for ever.
+        let _ending = OnDrop(|| stop.store(true, SeqCst));
+        let reached = |count| eventually("progress", || good.load(SeqCst) >= count);
+        reached(200);
+        action();
+        reached(good.load(SeqCst) + 200);
+    });
+    (good.into_inner(), wrong.into_inner().unwrap())
 }

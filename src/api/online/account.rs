@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Entities, Request};
 use crate::api::Context;
 use crate::feature::plan::{self, Plan, Shape};
+use crate::feature::resolve;
 use crate::metrics::meters::{Endpoint, Sizes};
 use crate::text::{json, pyfmt};
 
@@ -90,7 +91,7 @@ pub(super) fn audit(request: &Request<'_>, plan: &Plan, succeeded: bool, cx: &Co
     let features = request.features.parse().unwrap_or_default();
     match request.service.as_deref().and_then(|name| cx.snapshot.service(name)) {
         Some(service) => views.extend(service.projections.iter().map(|p| p.view.as_str())),
-        None => views.extend(features.iter().filter_map(|name| plan::view_of(name))),
+        None => views.extend(features.iter().filter_map(|name| resolve::view_of(name))),
     }
     let mut seen: Vec<&str> = Vec::new();
     views.retain(|view| {

@@ -91,6 +91,8 @@ pub enum Change {
 /// See the module.
 #[derive(Debug)]
 pub struct Link {
+    /// Somebody may still need it; the others are not connected again.
+    pub wanted: bool,
     address: Address,
     /// Commands that begin every connection.
     greeting: Vec<Vec<u8>>,
@@ -140,6 +142,7 @@ impl Link {
         patience: Duration,
     ) -> Self {
         Self {
+            wanted: true,
             address,
             greeting,
             state: State::Down,

@@ -70,8 +70,8 @@ pub struct Redis {
     waker: Arc<Waker>,
     first_token: usize,
     links: Vec<Link>,
-    /// Which of them are still needed; the others are not connected again.
-    wanted: Vec<bool>,
+    /// The servers are not fixed: the next search may find others.
+    may_move: bool,
     /// For each slot of a cluster its link; empty without a cluster.
     slots: Vec<u16>,
     discovery: Option<Receiver<Result<Found, String>>>,
@@ -105,7 +105,7 @@ impl Redis {
             waker,
             first_token,
             links: Vec::new(),
-            wanted: Vec::new(),
+            may_move: true,
             slots: Vec::new(),
             discovery: None,
             next_discovery: None,
@@ -116,6 +116,7 @@ impl Redis {
             now: Instant::now(),
         };
         if let Some(found) = topology::known(&store.config) {
+            store.may_move = false;
             store.adopt(found);
         }
         store
@@ -123,7 +124,7 @@ impl Redis {
 
     /// Takes over what was found; links to servers that stay are kept.
     fn adopt(&mut self, found: Found) {
-        self.wanted.fill(false);
+        self.links.iter_mut().for_each(|link| link.wanted = false);
         let places: Vec<u16> = found.nodes.into_iter().map(|address| self.link_to(address)).collect();
         self.slots = found
             .slots
@@ -134,7 +135,6 @@ impl Redis {
         if self.slots.is_empty() {
             if let Some(&place) = places.first() {
                 self.links.swap(0, usize::from(place));
-                self.wanted.swap(0, usize::from(place));
             }
         }
         self.tickets.wake_waiting();
@@ -147,10 +147,9 @@ impl Redis {
             let token = Token(self.first_token + self.links.len());
             let (greeting, tls) = (self.greeting(), self.tls.clone());
             self.links.push(Link::new(address, greeting, tls, token, self.limits.deadline));
-            self.wanted.push(true);
             self.links.len() - 1
         });
-        self.wanted[place] = true;
+        self.links[place].wanted = true;
         place as u16
     }
 
@@ -258,7 +257,7 @@ impl Redis {
             self.tickets.again(expect.ticket);
         }
         // Perhaps there is another master by now, or another address behind the name.
-        if self.may_move() && self.wanted[place] {
+        if self.may_move && self.links[place].wanted {
             self.discover();
         }
     }
@@ -302,15 +301,10 @@ impl Redis {
         }
         if self.tickets.must_pause() && self.retry_at.is_none() {
             self.retry_at = Some(self.now + RETRY_PAUSE);
-            if self.may_move() {
+            if self.may_move {
                 self.discover();
             }
         }
-    }
-
-    /// The servers are not fixed: the next search may find others.
-    fn may_move(&self) -> bool {
-        topology::known(&self.config).is_none()
     }
 
     /// Ends requests whose time is up, and connections that owe them a reply.
@@ -337,17 +331,19 @@ impl Redis {
         if let Some(refusal) = self.tickets.refusal(ticket) {
             return refusal.to_owned();
         }
-        let wanted = self.links.iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
-        let errors = wanted.map(|(link, _)| link.error()).chain([self.discovery_error.as_str()]);
+        let errors = self
+            .links
+            .iter()
+            .filter(|link| link.wanted)
+            .map(Link::error)
+            .chain([self.discovery_error.as_str()]);
         let mut errors = errors.filter(|error| !error.is_empty());
         errors.next().unwrap_or("Timeout connecting to server").to_owned()
     }
 
     /// Somebody waits for a server, and perhaps another one has taken its place.
     fn must_search(&self) -> bool {
-        (self.may_move() || self.links.is_empty())
-            && self.discovery.is_none()
-            && self.tickets.waits_for_links()
+        (self.may_move || self.links.is_empty()) && self.discovery.is_none() && self.tickets.waits_for_links()
     }
 
     fn discovered(&mut self) {
@@ -374,9 +370,8 @@ impl Redis {
 }
 
 impl OnlineStore for Redis {
-    fn begin(&mut self, resumed: Option<Ticket>, since: Option<Instant>, now: Instant) {
+    fn begin(&mut self, resumed: Option<Ticket>, now: Instant) {
         self.now = now;
-        let _ = since;
         self.current = match resumed {
             None => Current::Fresh,
             Some(ticket) => match self.tickets.outcome(ticket) {
@@ -456,7 +451,7 @@ impl OnlineStore for Redis {
         self.discovered();
         for place in 0..self.links.len() {
             let due = self.links[place].deadline().is_some_and(|at| at <= now);
-            if due && self.wanted[place] && self.tickets.len() > 0 {
+            if due && self.links[place].wanted && self.tickets.len() > 0 {
                 let change = self.links[place].connect(&self.registry, now);
                 self.noted(place, change);
             }
@@ -486,8 +481,7 @@ impl OnlineStore for Redis {
         if self.tickets.len() == 0 {
             return None;
         }
-        let wanted = self.links.iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
-        let links = wanted.filter_map(|(link, _)| link.deadline());
+        let links = self.links.iter().filter(|link| link.wanted).filter_map(Link::deadline);
         let searching = if self.must_search() { self.next_discovery } else { None };
         links.chain(self.tickets.next_deadline()).chain(self.retry_at).chain(searching).min()
     }

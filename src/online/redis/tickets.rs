@@ -42,8 +42,6 @@ struct Pending {
     /// How often servers have sent this request elsewhere.
     redirections: u32,
     outcome: Option<Outcome>,
-    /// The owner was told.
-    told: bool,
 }
 
 /// See the module.
@@ -87,7 +85,6 @@ impl Tickets {
             elsewhere: Vec::new(),
             redirections: 0,
             outcome: None,
-            told: false,
         });
         let ticket = Ticket { index: index as u32, generation };
         let place = self.by_deadline.partition_point(|(known, _)| *known <= deadline);
@@ -310,15 +307,10 @@ impl Tickets {
     pub(super) fn drain_done(&mut self, done: &mut Vec<usize>) {
         for ticket in std::mem::take(&mut self.done) {
             let Some(pending) = self.get(ticket) else { continue };
-            if pending.outcome.is_some() && !pending.told {
-                match pending.owner {
-                    Some(owner) => {
-                        pending.told = true;
-                        done.push(owner);
-                    }
-                    // It ended before it had an owner: told in the next turn.
-                    None => self.done.push(ticket),
-                }
+            match pending.owner {
+                Some(owner) => done.push(owner),
+                // It ended before it had an owner: told in the next turn.
+                None => self.done.push(ticket),
             }
         }
     }
