@@ -15,7 +15,8 @@ use super::commands::{say, serve};
 use super::demo_repo;
 use crate::config::store::Location;
 use crate::exit;
-use crate::master::{version_id, StartError};
+use crate::master::StartError;
+use crate::registry::file::version_id;
 
 const REQUEST: &str = r#"{"feature_service":"driver_activity_v2","entities":{"driver_id":[1001,1002]}}"#;
 /// How long `--once` waits for its server.

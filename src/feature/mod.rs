@@ -4,11 +4,14 @@
 //! into a [`plan::Plan`]; after that a request is array indexing and copying. What must not happen here:
 //! I/O, clocks, HTTP.
 
+pub mod cell;
 pub mod cells;
+pub mod encode;
 pub mod entity;
 pub mod entity_key;
 pub mod plan;
 pub mod resolve;
+pub mod rows;
 pub mod types;
 pub mod value;
 pub mod zone;

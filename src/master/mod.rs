@@ -31,7 +31,6 @@ use crate::worker;
 
 use metrics::Metrics;
 use pidfile::PidFile;
-pub(crate) use prepare::version_id;
 pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
 use reap::Backoff;
 use recycle_log::RecycleLog;

@@ -99,7 +99,7 @@ pub fn load(
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
     let shown = registry.path().display();
     let created = missing == MissingRegistry::Create
-        && registry.create_if_missing(&version_id(), now()).map_err(|error| {
+        && registry.create_if_missing(&crate::registry::file::version_id(), now()).map_err(|error| {
             let hint = "check `registry` in feature_store.yaml, or run `feast apply`";
             StartError::new(exit::CONFIG, format!("{error}; {hint}"))
         })?;
@@ -161,13 +161,6 @@ fn now() -> (i64, i32) {
     (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32)
 }
 
-/// A random UUID, version 4.
-pub(crate) fn version_id() -> String {
-    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
-    let hex = format!("{bits:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
 /// Opens every listening socket.
 pub fn bind_all(settings: &Settings) -> Result<Vec<Listener>, StartError> {
     settings.binds.iter().map(|bind| open(bind, settings)).collect()
@@ -224,17 +217,4 @@ fn reserve(address: std::net::SocketAddr) -> std::io::Result<Socket> {
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_ids_are_uuids() {
-        let id = version_id();
-        assert_eq!(id.len(), 36);
-        assert_eq!(&id[14..15], "4");
-        assert!("89ab".contains(&id[19..20]));
-    }
 }

@@ -7,6 +7,7 @@
 pub mod epoll;
 pub mod fdpass;
 pub mod fork;
+pub mod lock;
 pub mod mapfile;
 pub mod notify;
 pub mod process;

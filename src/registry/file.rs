@@ -3,13 +3,24 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use super::edit::Time;
+use super::model::Registry;
 use super::snapshot::{Snapshot, SnapshotRules};
 use super::{wire, RegistryError};
+use crate::os::lock::{replace_file, RangeLock};
+use crate::os::process::wall_clock;
 
 /// How often a file is read again when it was being rewritten meanwhile.
 const RACE_RETRIES: u32 = 3;
+
+/// How long a writer waits for another one.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
+/// How often an edit is done again because somebody who knows no lock has written meanwhile.
+const EDIT_RETRIES: u32 = 20;
+/// The byte of the lock file that stands for the registry itself.
+const REGISTRY_BYTE: u32 = 0;
 
 /// What identifies one version of the file. The reference's writers truncate and rewrite the same inode, so
 /// size and modification time are looked at, too.
@@ -75,6 +86,42 @@ impl RegistryFile {
         }
     }
 
+    /// The file whose bytes are locked by writers: byte 0 for the registry, one byte per view for who materializes it.
+    pub fn lock_path(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        self.path.with_file_name(name)
+    }
+
+    /// Edits the file: one writer at a time on this machine, all or nothing, and never on top of what another
+    /// program has written meanwhile. `edit` gets the content, a fresh version id and the time; `None` leaves the
+    /// file as it is. A file that is no registry, or empty, is not touched.
+    pub fn update<E: From<RegistryError>>(
+        &self,
+        mut edit: impl FnMut(&[u8], &str, Time) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        let failed = |problem: String| RegistryError::Edit { path: self.path.display().to_string(), problem };
+        let lock = RangeLock::take(&self.lock_path(), REGISTRY_BYTE, WRITERS_PATIENCE);
+        let _lock = lock.map_err(|error| failed(error.to_string()))?;
+        for _ in 0..EDIT_RETRIES {
+            let before = self.stamp();
+            let bytes = fs::read(&self.path).map_err(|error| failed(error.to_string()))?;
+            if bytes.is_empty() || Registry::decode(&bytes).is_err() || before != self.stamp() {
+                // A writer without a lock may be in the middle of it.
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            let now = wall_clock();
+            let now = (now.as_secs().cast_signed(), (now.subsec_micros() * 1000).cast_signed());
+            let Some(edited) = edit(&bytes, &version_id(), now)? else { return Ok(()) };
+            if before == self.stamp() {
+                replace_file(&self.path, &edited).map_err(|error| failed(error.to_string()))?;
+                return Ok(());
+            }
+        }
+        Err(failed("it is empty, broken, or changes all the time".to_owned()).into())
+    }
+
     /// Creates an empty registry file if none is there, as the reference does at start; true if it did.
     /// One missing folder above it is created, too.
     pub fn create_if_missing(&self, version_id: &str, now: (i64, i32)) -> Result<bool, RegistryError> {
@@ -94,6 +141,13 @@ impl RegistryFile {
     }
 }
 
+/// A random UUID, version 4.
+pub fn version_id() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
 /// A registry without objects: schema version, version id and time of the last change (seconds, nanos).
 pub fn empty_registry(version_id: &str, (seconds, nanos): (i64, i32)) -> Vec<u8> {
     let mut out = Vec::new();
@@ -104,4 +158,44 @@ pub fn empty_registry(version_id: &str, (seconds, nanos): (i64, i32)) -> Vec<u8>
         wire::put_int(out, 2, i64::from(nanos));
     });
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_ids_are_uuids() {
+        let id = version_id();
+        assert_eq!(id.len(), 36);
+        assert_eq!(&id[14..15], "4");
+        assert!("89ab".contains(&id[19..20]));
+    }
+
+    #[test]
+    fn an_edit_sees_what_was_written_meanwhile_and_spares_broken_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let file = RegistryFile::new(path.clone(), "p", SnapshotRules::default());
+        fs::write(&path, empty_registry("one", (1, 0))).unwrap();
+        let mut seen = 0;
+        let edited: Result<(), RegistryError> = file.update(|bytes, _, _| {
+            seen += 1;
+            if seen == 1 {
+                // Somebody who knows no lock.
+                fs::write(&path, empty_registry("another one", (2, 0))).unwrap();
+            }
+            let mut out = bytes.to_vec();
+            wire::put_str(&mut out, 99, "edited");
+            Ok(Some(out))
+        });
+        edited.unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.windows(11).any(|window| window == b"another one"));
+        assert!(bytes.ends_with(b"edited"));
+        fs::write(&path, [0xff]).unwrap();
+        let refused: Result<(), RegistryError> = file.update(|_, _, _| Ok(Some(Vec::new())));
+        assert!(refused.unwrap_err().to_string().contains("empty, broken"));
+        assert_eq!(fs::read(&path).unwrap(), [0xff]);
+    }
 }

@@ -1,12 +1,15 @@
 //! What does the repository define? The registry file, decoded.
 //!
-//! `wire` reads and writes protobuf, `model` decodes the definitions a server needs, `snapshot` indexes one
-//! project of them, `file` knows the file and when it has changed. What must not happen here: anything that
+//! `wire` reads and writes protobuf, `model` and `source` decode the definitions a server needs, `snapshot` indexes
+//! one project of them, `edit` changes a registry without losing what it does not know, `file` knows the file and
+//! when it has changed. What must not happen here: anything that
 //! depends on a request.
 
+pub mod edit;
 pub mod file;
 pub mod model;
 pub mod snapshot;
+pub mod source;
 pub mod wire;
 
 pub use file::RegistryFile;
@@ -25,6 +28,14 @@ pub enum RegistryError {
         path: String,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// The file cannot be edited.
+    #[error("cannot change the registry {path}: {problem}")]
+    Edit {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        problem: String,
     },
     /// The bytes are not a `feast.core.Registry`.
     #[error("Error parsing message with type 'feast.core.Registry': {0}")]

@@ -2,6 +2,7 @@
 //!
 //! Field numbers are those of Feast 0.67's `feast.core` messages.
 
+use super::source::{source, Source};
 use super::wire::{Fields, Payload, WireError};
 
 /// `feast.core.FeatureSpecV2`: a name and the number of a `ValueType`.
@@ -22,6 +23,8 @@ pub struct Entity {
     pub join_key: String,
     /// Project it belongs to.
     pub project: String,
+    /// `feast.types.ValueType.Enum` number.
+    pub value_type: u32,
 }
 
 /// `feast.core.FeatureViewState`, as far as serving cares.
@@ -101,6 +104,14 @@ pub struct View {
     pub version: i32,
     /// End of the latest materialization, nanoseconds since the epoch.
     pub materialized_until: Option<i128>,
+    /// `spec.online`: materialized into the online store.
+    pub online: bool,
+    /// `spec.offline`
+    pub offline: bool,
+    /// What it is materialized from, and what offline pushes append to.
+    pub batch_source: Option<Source>,
+    /// What feeds it between materializations.
+    pub stream_source: Option<Source>,
 }
 
 /// `feast.core.FeatureViewProjection`: a view as a service uses it.
@@ -166,6 +177,8 @@ pub struct Registry {
     pub services: Vec<Service>,
     /// All recorded versions.
     pub versions: Vec<VersionRecord>,
+    /// All data sources.
+    pub sources: Vec<Source>,
 }
 
 impl Registry {
@@ -184,8 +197,9 @@ impl Registry {
                 14 => stream.push(view(message, &STREAM)?),
                 18 => versions(message, &mut registry.versions)?,
                 19 => label.push(view(message, &LABEL)?),
+                12 => registry.sources.push(source(message)?),
                 // Named here so that a broken part is noticed, as the reference's full parse would.
-                10 | 11 | 12 | 13 | 15 | 16 | 17 => check(message)?,
+                10 | 11 | 13 | 15 | 16 | 17 => check(message)?,
                 _ => {}
             }
         }
@@ -200,7 +214,7 @@ fn check(message: &[u8]) -> Result<(), WireError> {
     Fields::new(message).try_for_each(|field| field.map(|_| ()))
 }
 
-fn text(payload: Payload<'_>) -> Result<String, WireError> {
+pub(super) fn text(payload: Payload<'_>) -> Result<String, WireError> {
     payload.str().map(str::to_owned)
 }
 
@@ -227,6 +241,7 @@ fn entity(message: &[u8]) -> Result<Entity, WireError> {
     within(message, 1, |number, payload| {
         match number {
             1 => entity.name = text(payload)?,
+            2 => entity.value_type = payload.varint() as u32,
             4 => entity.join_key = text(payload)?,
             9 => entity.project = text(payload)?,
             _ => {}
@@ -260,6 +275,10 @@ struct Layout {
     version: u32,
     state: u32,
     intervals: u32,
+    online: u32,
+    offline: u32,
+    batch_source: u32,
+    stream_source: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -274,8 +293,22 @@ const PLAIN: Layout = Layout {
     version: 4,
     state: 6,
     intervals: 3,
+    online: 8,
+    offline: 13,
+    batch_source: 7,
+    stream_source: 9,
 };
-const STREAM: Layout = Layout { kind: ViewKind::Stream, entity_columns: 5, ttl: 9, disabled: 23, ..PLAIN };
+const STREAM: Layout = Layout {
+    kind: ViewKind::Stream,
+    entity_columns: 5,
+    ttl: 9,
+    disabled: 23,
+    online: 12,
+    offline: NONE,
+    batch_source: 10,
+    stream_source: 11,
+    ..PLAIN
+};
 const LABEL: Layout = Layout {
     kind: ViewKind::Label,
     entity_columns: 11,
@@ -283,6 +316,10 @@ const LABEL: Layout = Layout {
     version: NONE,
     state: NONE,
     intervals: NONE,
+    offline: NONE,
+    // A label view has one source; it is fed by it if that is a push source.
+    batch_source: NONE,
+    stream_source: 7,
     ..PLAIN
 };
 const ON_DEMAND: Layout = Layout {
@@ -296,6 +333,10 @@ const ON_DEMAND: Layout = Layout {
     version: 3,
     state: 5,
     intervals: NONE,
+    online: NONE,
+    offline: NONE,
+    batch_source: NONE,
+    stream_source: NONE,
 };
 
 fn view(message: &[u8], layout: &Layout) -> Result<View, WireError> {
@@ -308,6 +349,15 @@ fn view(message: &[u8], layout: &Layout) -> Result<View, WireError> {
             n if n == layout.features => view.features.push(feature_spec(payload.bytes())?),
             n if n == layout.entity_columns => {
                 view.entity_columns.push(feature_spec(payload.bytes())?);
+            }
+            n if n == layout.online => view.online = payload.varint() != 0,
+            n if n == layout.offline => view.offline = payload.varint() != 0,
+            n if n == layout.batch_source => view.batch_source = Some(source(payload.bytes())?),
+            n if n == layout.stream_source => {
+                let (stream, batch) = stream_source(payload.bytes())?;
+                view.stream_source = Some(stream);
+                // Stored beside the stream source, too, unless that is all a view has.
+                view.batch_source = view.batch_source.take().or(batch);
             }
             n if n == layout.ttl => view.ttl_nanos = duration(payload.bytes())?,
             n if n == layout.disabled => view.disabled = payload.varint() != 0,
@@ -330,6 +380,17 @@ fn view(message: &[u8], layout: &Layout) -> Result<View, WireError> {
         Ok(())
     })?;
     Ok(view)
+}
+
+/// A stream source and the batch source inside it.
+fn stream_source(message: &[u8]) -> Result<(Source, Option<Source>), WireError> {
+    let mut batch = None;
+    for field in Fields::new(message) {
+        if let (26, payload) = field? {
+            batch = Some(source(payload.bytes())?);
+        }
+    }
+    Ok((source(message)?, batch))
 }
 
 /// End of a `feast.core.MaterializationInterval`.

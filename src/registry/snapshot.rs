@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::model::{Entity, Registry, Service, VersionRecord, View};
+use super::source::SourceKind;
 use super::wire::WireError;
 
 /// The join key that stands for "no entity"; never echoed, its value is the empty string.
@@ -35,6 +36,7 @@ pub struct Snapshot {
     views_by_name: HashMap<String, usize>,
     services: HashMap<String, Service>,
     versions: Vec<VersionRecord>,
+    push_sources: Vec<String>,
 }
 
 impl Snapshot {
@@ -66,6 +68,12 @@ impl Snapshot {
                 .map(|s| (s.name.clone(), s))
                 .collect(),
             versions: registry.versions.into_iter().filter(|v| v.project == project).collect(),
+            push_sources: registry
+                .sources
+                .into_iter()
+                .filter(|s| s.kind == SourceKind::Push && s.project == project)
+                .map(|s| s.name)
+                .collect(),
         })
     }
 
@@ -85,6 +93,16 @@ impl Snapshot {
     /// All views.
     pub fn views(&self) -> &[View] {
         &self.views
+    }
+
+    /// True when there is a push source of this name.
+    pub fn has_push_source(&self, name: &str) -> bool {
+        self.push_sources.iter().any(|known| known == name)
+    }
+
+    /// Every service.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
     }
 
     /// A service by name.

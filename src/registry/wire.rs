@@ -70,6 +70,11 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
+    /// What has not been read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn field(&mut self, depth: u32) -> Result<(u32, Payload<'a>), WireError> {
         let tag = varint(&mut self.rest)?;
         let number = u32::try_from(tag >> 3).map_err(|_| WireError::Corrupt)?;
@@ -131,6 +136,20 @@ impl<'a> Iterator for Fields<'a> {
         }
         Some(found)
     }
+}
+
+/// The fields of `message` with all their bytes, tag included: what an edit copies.
+pub fn raw_fields(message: &[u8]) -> Result<Vec<(u32, &[u8], Payload<'_>)>, WireError> {
+    let mut fields = Fields::new(message);
+    let mut found = Vec::new();
+    let mut rest = message;
+    while let Some(field) = fields.next() {
+        let (number, payload) = field?;
+        let raw = &rest[..rest.len() - fields.rest().len()];
+        rest = fields.rest();
+        found.push((number, raw, payload));
+    }
+    Ok(found)
 }
 
 /// Takes one varint off the front of `rest`.

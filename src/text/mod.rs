@@ -9,6 +9,7 @@ pub mod pyint;
 pub mod pyjson;
 pub mod pyrepr;
 pub mod time;
+pub mod when;
 mod unicode;
 
 /// True when `code` lies in one of the sorted inclusive `ranges`.

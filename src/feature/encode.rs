@@ -1,0 +1,822 @@
+//! Values on their way into a store: what each feature type accepts, and the serialized `feast.types.Value` it
+//! becomes. The rules and the texts of errors are those of the reference's conversion (facts: write API, 4.2).
+
+use std::borrow::Cow;
+
+use super::cell::{Cell, Column, Kind, TOO_LARGE};
+use super::entity::EntityValue;
+use crate::registry::wire::{put_bytes, put_message, put_varint};
+use crate::text::pyjson::{self, Json, JsonError};
+use crate::text::{json, pyfmt, pyint, pyrepr};
+
+/// Numbers of `feast.types.ValueType.Enum`, which are also the field numbers in `Value`.
+pub mod types {
+    #![allow(missing_docs)]
+    pub const BYTES: u32 = 1;
+    pub const STRING: u32 = 2;
+    pub const INT32: u32 = 3;
+    pub const INT64: u32 = 4;
+    pub const DOUBLE: u32 = 5;
+    pub const FLOAT: u32 = 6;
+    pub const BOOL: u32 = 7;
+    pub const UNIX_TIMESTAMP: u32 = 8;
+    pub const MAP: u32 = 20;
+    pub const MAP_LIST: u32 = 21;
+    pub const JSON: u32 = 32;
+    pub const JSON_LIST: u32 = 33;
+    pub const STRUCT: u32 = 34;
+    pub const STRUCT_LIST: u32 = 35;
+    pub const UUID: u32 = 36;
+    pub const TIME_UUID: u32 = 37;
+    pub const VALUE_LIST: u32 = 42;
+    pub const VALUE_SET: u32 = 43;
+    pub const DECIMAL: u32 = 44;
+    pub const SCALAR_MAP: u32 = 47;
+    pub const ZONED_TIMESTAMP: u32 = 48;
+}
+
+use types as t;
+
+/// What a list holds: the type of its items.
+fn item_of(value_type: u32) -> Option<(u32, bool)> {
+    match value_type {
+        11..=18 => Some((value_type - 10, false)),
+        22..=29 => Some((value_type - 21, true)),
+        38 => Some((t::UUID, false)),
+        39 => Some((t::TIME_UUID, false)),
+        40 => Some((t::UUID, true)),
+        41 => Some((t::TIME_UUID, true)),
+        45 => Some((t::DECIMAL, false)),
+        46 => Some((t::DECIMAL, true)),
+        _ => None,
+    }
+}
+
+/// Checks once what the reference decides by a column's type or its first value.
+pub fn check(value_type: u32, column: &Column<'_>) -> Result<(), String> {
+    let Some(first) = column.cells.iter().find(|cell| !cell.is_null() && !cell.is_container()) else {
+        return Ok(());
+    };
+    let zero = match first {
+        Cell::Int(number) => *number == 0,
+        Cell::Float(number) => *number == 0.0,
+        _ => false,
+    };
+    let kind = &column.kind;
+    let refuse = |accepted: &[&str]| {
+        let shown: Vec<String> = accepted.iter().map(|name| format!("<class '{name}'>")).collect();
+        Err(format!("Type `<class '{}'>` not in {{{}}}", kind.numpy_class(), shown.join(", ")))
+    };
+    match value_type {
+        t::DOUBLE => match kind {
+            Kind::Int("numpy.int64") | Kind::IntNull | Kind::Float("numpy.float64") | Kind::Decimal => Ok(()),
+            _ => refuse(&["float", "numpy.float64", "int", "numpy.int64", "decimal.Decimal"]),
+        },
+        t::BOOL => match kind {
+            Kind::Int("numpy.int64") | Kind::Bool => Ok(()),
+            _ => refuse(&["numpy.bool", "numpy.int64", "bool", "int"]),
+        },
+        t::BYTES => match kind {
+            Kind::Bytes => Ok(()),
+            Kind::Int(_) | Kind::IntNull | Kind::Float(_) if zero => {
+                Err(format!("expected bytes, {} found", kind.numpy_class()))
+            }
+            _ => refuse(&["bytes"]),
+        },
+        t::UUID | t::TIME_UUID | t::DECIMAL => match kind {
+            Kind::Str => Ok(()),
+            Kind::Decimal if value_type == t::DECIMAL => Ok(()),
+            Kind::Int(_) | Kind::IntNull | Kind::Float(_) if zero => Ok(()),
+            _ if value_type == t::DECIMAL => refuse(&["decimal.Decimal", "str"]),
+            _ => refuse(&["uuid.UUID", "str"]),
+        },
+        t::ZONED_TIMESTAMP | t::SCALAR_MAP => Err(format!(
+            "Type `<class '{}'>` cannot be stored as {}",
+            kind.numpy_class(),
+            if value_type == t::SCALAR_MAP { "SCALAR_MAP" } else { "ZONED_TIMESTAMP" }
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Appends the serialized value of one cell of a column of `kind`; nothing for a null.
+pub fn encode(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    match value_type {
+        t::MAP | t::STRUCT | t::MAP_LIST | t::STRUCT_LIST | t::JSON | t::JSON_LIST => {
+            return encode_document(value_type, kind, cell, out);
+        }
+        t::VALUE_LIST | t::VALUE_SET => return encode_nested(value_type, cell, out),
+        _ => {}
+    }
+    if let Some((item, unique)) = item_of(value_type) {
+        return encode_list(value_type, item, unique, kind, cell, out);
+    }
+    match scalar(value_type, kind, cell)? {
+        EntityValue::Null => {}
+        value => put_scalar(out, value_type, &value),
+    }
+    Ok(())
+}
+
+/// Converts a join key of type `value_type`. Null stays null; so does a list or an object.
+pub fn join_key(value_type: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'static>, String> {
+    scalar(value_type, kind, cell)
+}
+
+fn put_scalar(out: &mut Vec<u8>, number: u32, value: &EntityValue<'_>) {
+    let varint = |out: &mut Vec<u8>, value: u64| {
+        put_varint(out, u64::from(number) << 3);
+        put_varint(out, value);
+    };
+    match value {
+        EntityValue::Bytes(bytes) => put_bytes(out, number, bytes),
+        EntityValue::Str(text) => put_bytes(out, number, text.as_bytes()),
+        EntityValue::Text(_, text) => put_bytes(out, number, text.as_bytes()),
+        EntityValue::Int32(value) => varint(out, i64::from(*value).cast_unsigned()),
+        EntityValue::Int64(value) | EntityValue::Timestamp(value) => varint(out, value.cast_unsigned()),
+        EntityValue::Double(value) => {
+            put_varint(out, u64::from(number) << 3 | 1);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        EntityValue::Float(value) => {
+            put_varint(out, u64::from(number) << 3 | 5);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        EntityValue::Bool(value) => varint(out, u64::from(*value)),
+        _ => {}
+    }
+}
+
+/// Converts a scalar.
+fn scalar(value_type: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'static>, String> {
+    if cell.is_null() || (cell.is_container() && value_type != t::BYTES) {
+        return Ok(EntityValue::Null);
+    }
+    let text = || cell.print(kind.is_float());
+    Ok(match value_type {
+        t::INT32 => {
+            let number = integer(cell)?;
+            EntityValue::Int32(i32::try_from(number).map_err(|_| format!("Value out of range: {number}"))?)
+        }
+        t::INT64 => EntityValue::Int64(integer(cell)?),
+        t::UNIX_TIMESTAMP => EntityValue::Timestamp(match cell {
+            Cell::Time { seconds, .. } => *seconds,
+            Cell::Date(days) => i64::from(*days) * 86_400,
+            _ => integer(cell)?,
+        }),
+        t::FLOAT => EntityValue::Float(float(cell)? as f32),
+        t::DOUBLE => EntityValue::Double(float(cell)?),
+        t::BOOL => EntityValue::Bool(match cell {
+            Cell::Bool(value) => *value,
+            Cell::Int(number) => *number != 0,
+            _ => false,
+        }),
+        t::BYTES => match cell {
+            Cell::Bytes(bytes) => EntityValue::Bytes(bytes.to_vec()),
+            _ => EntityValue::Null,
+        },
+        t::UUID => EntityValue::Text("uuid_val", text()),
+        t::TIME_UUID => EntityValue::Text("time_uuid_val", text()),
+        t::DECIMAL => EntityValue::Text("decimal_val", text()),
+        t::ZONED_TIMESTAMP | t::SCALAR_MAP => EntityValue::Null,
+        _ => EntityValue::Str(Cow::Owned(text())),
+    })
+}
+
+/// Python's `int(value)` where it fits 64 bits.
+fn integer(cell: &Cell<'_>) -> Result<i64, String> {
+    let out_of_range = |shown: String| format!("Value out of range: {shown}");
+    match cell {
+        Cell::Int(number) => Ok(*number),
+        Cell::UInt(number) => Err(out_of_range(number.to_string())),
+        Cell::Bool(value) => Ok(i64::from(*value)),
+        Cell::Float(number) if number.is_infinite() => {
+            Err("cannot convert float infinity to integer".to_owned())
+        }
+        Cell::Float(number) => {
+            let whole = number.trunc();
+            // 2^63 as a float; below it every whole float fits.
+            if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&whole) {
+                Ok(whole as i64)
+            } else {
+                Err(out_of_range(format!("{whole:.0}")))
+            }
+        }
+        Cell::Str(text) => match pyint::parse_i64(text) {
+            Ok(Ok(number)) => Ok(number),
+            Ok(Err(digits)) => Err(out_of_range(digits)),
+            Err(pyint::IntError(text)) => Err(text),
+        },
+        Cell::Decimal(text) => {
+            let whole = text.split('.').next().unwrap_or_default();
+            whole.parse().map_err(|_| out_of_range(whole.to_owned()))
+        }
+        other => Err(format!(
+            "int() argument must be a string, a bytes-like object or a real number, not '{}'",
+            other.python_class()
+        )),
+    }
+}
+
+/// Python's `float(value)`.
+fn float(cell: &Cell<'_>) -> Result<f64, String> {
+    match cell {
+        Cell::Int(number) => Ok(*number as f64),
+        Cell::UInt(number) => Ok(*number as f64),
+        Cell::Bool(value) => Ok(f64::from(u8::from(*value))),
+        Cell::Float(number) => Ok(*number),
+        Cell::Str(text) => {
+            python_float(text).ok_or_else(|| format!("could not convert string to float: {}", pyrepr::repr(text)))
+        }
+        Cell::Decimal(text) => text.parse().map_err(|_| format!("could not convert string to float: '{text}'")),
+        other => Err(format!("float() argument must be a string or a real number, not '{}'", other.python_class())),
+    }
+}
+
+/// Python's `float(text)`.
+fn python_float(text: &str) -> Option<f64> {
+    let trimmed = text.trim();
+    let plain = trimmed.trim_start_matches(['+', '-']);
+    let lower = plain.to_ascii_lowercase();
+    if trimmed.len() - plain.len() > 1 {
+        return None;
+    }
+    if ["inf", "infinity", "nan"].contains(&lower.as_str()) {
+        let value = if lower == "nan" { f64::NAN } else { f64::INFINITY };
+        return Some(if trimmed.starts_with('-') { -value } else { value });
+    }
+    // Underscores stand between digits only.
+    let bytes = plain.as_bytes();
+    let digit = |index: Option<usize>| index.and_then(|i| bytes.get(i)).is_some_and(u8::is_ascii_digit);
+    let fits = |(index, byte): (usize, &u8)| match byte {
+        b'_' => digit(index.checked_sub(1)) && digit(index.checked_add(1)),
+        b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-' => true,
+        _ => false,
+    };
+    if plain.is_empty() || !bytes.iter().enumerate().all(fits) {
+        return None;
+    }
+    trimmed.replace('_', "").trim_start_matches('+').parse().ok()
+}
+
+/// Lists and sets of one scalar type.
+fn encode_list(
+    value_type: u32,
+    item: u32,
+    unique: bool,
+    kind: &Kind,
+    cell: &Cell<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
+    let owned;
+    let items: &[Cell<'_>] = match cell {
+        Cell::List(items) => items,
+        cell if cell.is_null() => return Ok(()),
+        // A text is taken apart into characters, an object into its keys, as Python iterates them.
+        Cell::Str(text) => {
+            owned = text.chars().map(|c| Cell::Str(c.to_string().into())).collect::<Vec<_>>();
+            &owned
+        }
+        Cell::Struct(members) => {
+            owned = members.iter().map(|(name, _)| Cell::Str(name.clone())).collect::<Vec<_>>();
+            &owned
+        }
+        Cell::Map(_) => return Err(format!("'{}' object is not iterable", kind.numpy_class())),
+        _ => return Err(format!("'{}' object is not iterable", kind.numpy_class())),
+    };
+    let inner = if let Kind::List(inner) = kind { (**inner).clone() } else { Kind::Str };
+    let mut body = Vec::new();
+    let mut seen: Vec<EntityValue<'static>> = Vec::new();
+    if unique {
+        for cell in items {
+            if cell.is_null() {
+                return Err(match item {
+                    t::STRING | t::UUID | t::TIME_UUID | t::DECIMAL => "bad argument type for built-in operation",
+                    _ => "'NoneType' object cannot be interpreted as an integer",
+                }
+                .to_owned());
+            }
+            let value = list_item(item, &inner, cell)?;
+            if !seen.contains(&value) {
+                seen.push(value);
+            }
+        }
+        // Python's sets of small integers are in ascending order; others have none.
+        if seen.iter().all(|value| matches!(value, EntityValue::Int32(_) | EntityValue::Int64(_))) {
+            seen.sort_by_key(|value| match value {
+                EntityValue::Int32(number) => i64::from(*number),
+                EntityValue::Int64(number) => *number,
+                _ => 0,
+            });
+        }
+    } else {
+        for cell in items {
+            seen.push(list_item(item, &inner, cell)?);
+        }
+    }
+    put_items(&mut body, item, &seen);
+    put_bytes(out, value_type, &body);
+    Ok(())
+}
+
+fn list_item(item: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'static>, String> {
+    let float_kind = kind.is_float();
+    if cell.is_null() {
+        return Ok(match item {
+            t::INT32 => EntityValue::Int32(0),
+            t::INT64 => EntityValue::Int64(0),
+            t::FLOAT => EntityValue::Float(if float_kind { f32::NAN } else { 0.0 }),
+            t::DOUBLE => EntityValue::Double(if float_kind { f64::NAN } else { 0.0 }),
+            t::BOOL => EntityValue::Bool(false),
+            t::BYTES => EntityValue::Bytes(Vec::new()),
+            t::UNIX_TIMESTAMP => EntityValue::Timestamp(i64::MIN),
+            _ => EntityValue::Str("".into()),
+        });
+    }
+    let wrong = |wanted: &str| {
+        let class = if float_kind && matches!(cell, Cell::Int(_)) { "float" } else { cell.python_class() };
+        let shown = cell.print(float_kind);
+        Err(format!("Value \"{shown}\" is of type <class '{class}'> not of type <class '{wanted}'>"))
+    };
+    match (item, cell) {
+        (t::INT32, Cell::Int(number)) if !float_kind => i32::try_from(*number)
+            .map(EntityValue::Int32)
+            .map_err(|_| format!("Value out of range: {number}")),
+        (t::INT64, Cell::Int(number)) if !float_kind => Ok(EntityValue::Int64(*number)),
+        (t::INT32, _) => wrong("numpy.int32"),
+        (t::INT64, _) => wrong("numpy.int64"),
+        (t::FLOAT, Cell::Float(_) | Cell::Int(_)) if float_kind => Ok(EntityValue::Float(float(cell)? as f32)),
+        (t::DOUBLE, Cell::Float(_) | Cell::Int(_)) if float_kind => Ok(EntityValue::Double(float(cell)?)),
+        (t::FLOAT, _) => wrong("numpy.float32"),
+        (t::DOUBLE, _) => wrong("numpy.float64"),
+        (t::BOOL, Cell::Bool(value)) => Ok(EntityValue::Bool(*value)),
+        (t::BOOL, _) => wrong("numpy.bool"),
+        (t::BYTES, Cell::Bytes(bytes)) => Ok(EntityValue::Bytes(bytes.to_vec())),
+        (t::BYTES, _) => wrong("numpy.bytes_"),
+        (t::UNIX_TIMESTAMP, Cell::Int(number)) if !float_kind => Ok(EntityValue::Timestamp(*number)),
+        (t::UNIX_TIMESTAMP, Cell::Time { seconds, .. }) => Ok(EntityValue::Timestamp(*seconds)),
+        (t::UNIX_TIMESTAMP, Cell::Date(days)) => Ok(EntityValue::Timestamp(i64::from(*days) * 86_400)),
+        (t::UNIX_TIMESTAMP, _) => wrong("numpy.datetime64"),
+        (_, Cell::Str(text)) => Ok(EntityValue::Str(text.clone().into_owned().into())),
+        (t::DECIMAL, Cell::Decimal(text)) => Ok(EntityValue::Str(text.clone().into())),
+        (_, _) => wrong("numpy.str_"),
+    }
+}
+
+/// Field 1 of a list message: packed numbers, or one field per text.
+fn put_items(out: &mut Vec<u8>, item: u32, values: &[EntityValue<'_>]) {
+    let mut packed = Vec::new();
+    for value in values {
+        match value {
+            EntityValue::Int32(number) => put_varint(&mut packed, i64::from(*number).cast_unsigned()),
+            EntityValue::Int64(number) | EntityValue::Timestamp(number) => {
+                put_varint(&mut packed, number.cast_unsigned());
+            }
+            EntityValue::Float(number) => packed.extend_from_slice(&number.to_le_bytes()),
+            EntityValue::Double(number) => packed.extend_from_slice(&number.to_le_bytes()),
+            EntityValue::Bool(value) => put_varint(&mut packed, u64::from(*value)),
+            EntityValue::Bytes(bytes) => put_bytes(out, 1, bytes),
+            EntityValue::Str(text) => put_bytes(out, 1, text.as_bytes()),
+            _ => {}
+        }
+    }
+    let numbers = matches!(item, t::INT32..=t::UNIX_TIMESTAMP);
+    if numbers && !packed.is_empty() {
+        put_bytes(out, 1, &packed);
+    }
+}
+
+/// Maps, structs and JSON.
+fn encode_document(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    if cell.is_null() && !(matches!(cell, Cell::Float(_))) {
+        return Ok(());
+    }
+    match value_type {
+        t::JSON => {
+            let text = json_text(kind, cell)?;
+            put_bytes(out, t::JSON, text.as_bytes());
+        }
+        t::JSON_LIST => {
+            let Cell::List(items) = cell else {
+                return Err(match cell {
+                    Cell::Str(_) | Cell::Struct(_) => {
+                        "Invalid JSON string in JSON_LIST: Expecting value: line 1 column 1 (char 0)".to_owned()
+                    }
+                    _ => format!("'{}' object is not iterable", kind.numpy_class()),
+                });
+            };
+            let mut body = Vec::new();
+            let inner = if let Kind::List(inner) = kind { (**inner).clone() } else { Kind::Str };
+            for item in items {
+                let text = match item {
+                    Cell::Null if !inner.is_float() => "null".to_owned(),
+                    Cell::Str(text) => match parse_document(text) {
+                        Ok(_) => text.clone().into_owned(),
+                        Err(problem) => return Err(format!("Invalid JSON string in JSON_LIST: {problem}")),
+                    },
+                    _ => json_text(&inner, item)?,
+                };
+                put_bytes(&mut body, 1, text.as_bytes());
+            }
+            put_bytes(out, t::JSON_LIST, &body);
+        }
+        t::MAP | t::STRUCT => {
+            let mut body = Vec::new();
+            put_map_of(value_type, kind, cell, &mut body)?;
+            put_bytes(out, value_type, &body);
+        }
+        _ => {
+            let mut body = Vec::new();
+            put_map_list_of(value_type, kind, cell, &mut body)?;
+            put_bytes(out, value_type, &body);
+        }
+    }
+    Ok(())
+}
+
+/// The text of a Json feature.
+fn json_text(kind: &Kind, cell: &Cell<'_>) -> Result<String, String> {
+    match cell {
+        Cell::Str(text) => match parse_document(text) {
+            Ok(_) => Ok(text.clone().into_owned()),
+            Err(problem) => Err(format!("Invalid JSON string for JSON type: {problem}")),
+        },
+        Cell::Struct(_) => {
+            let mut out = Vec::new();
+            write_json(&mut out, cell);
+            Ok(String::from_utf8_lossy(&out).into_owned())
+        }
+        Cell::Float(_) | Cell::Int(_) | Cell::Null if kind.is_float() => {
+            let mut out = Vec::new();
+            match cell {
+                Cell::Int(number) => pyfmt::write_f64(&mut out, *number as f64),
+                Cell::Float(number) => write_json_float(&mut out, *number),
+                _ => out.extend_from_slice(b"NaN"),
+            }
+            Ok(String::from_utf8_lossy(&out).into_owned())
+        }
+        _ => {
+            let class = kind.numpy_class().trim_start_matches("numpy.");
+            Err(format!("Object of type {class} is not JSON serializable"))
+        }
+    }
+}
+
+fn write_json_float(out: &mut Vec<u8>, number: f64) {
+    if number.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else if number.is_infinite() {
+        out.extend_from_slice(if number < 0.0 { b"-Infinity" } else { b"Infinity" });
+    } else {
+        pyfmt::write_f64(out, number);
+    }
+}
+
+/// `json.dumps`: `", "` and `": "`, and nothing beyond ASCII.
+fn write_json(out: &mut Vec<u8>, cell: &Cell<'_>) {
+    match cell {
+        Cell::Null => out.extend_from_slice(b"null"),
+        Cell::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+        Cell::Float(number) => write_json_float(out, *number),
+        Cell::Str(text) => json::write_str_ascii(out, text),
+        Cell::List(items) => {
+            out.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                write_json(out, item);
+            }
+            out.push(b']');
+        }
+        Cell::Struct(members) => {
+            out.push(b'{');
+            for (index, (name, item)) in members.iter().enumerate() {
+                if index > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                json::write_str_ascii(out, name);
+                out.extend_from_slice(b": ");
+                write_json(out, item);
+            }
+            out.push(b'}');
+        }
+        Cell::Int(_) | Cell::UInt(_) => out.extend_from_slice(cell.print(false).as_bytes()),
+        other => json::write_str_ascii(out, &other.print(false)),
+    }
+}
+
+/// A text that holds JSON; the error in the words of Python's decoder.
+fn parse_document(text: &str) -> Result<Cell<'static>, String> {
+    match pyjson::parse(text.as_bytes()) {
+        Ok(parsed) => Ok(from_json(parsed.value)),
+        Err(JsonError::Syntax(problem, at)) => {
+            let before: String = text.chars().take(at).collect();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+            Err(format!("{problem}: line {line} column {column} (char {at})"))
+        }
+        Err(JsonError::Unreadable) => Err("maximum recursion depth exceeded".to_owned()),
+    }
+}
+
+/// A JSON value as a cell.
+pub fn from_json(value: Json<'_>) -> Cell<'_> {
+    match value {
+        Json::Null => Cell::Null,
+        Json::Bool(value) => Cell::Bool(value),
+        Json::Int(number) => Cell::Int(number),
+        Json::Big(digits) => digits.parse().map_or(Cell::Decimal(digits), Cell::UInt),
+        Json::Float(number) => Cell::Float(number),
+        Json::Str(text) => Cell::Str(text),
+        Json::List(items) => Cell::List(items.into_iter().map(from_json).collect()),
+        Json::Object(members) => {
+            Cell::Struct(members.into_iter().map(|(name, value)| (name, from_json(value))).collect())
+        }
+    }
+}
+
+/// True when a number somewhere in the value fits no machine integer.
+pub fn holds_huge(cell: &Cell<'_>) -> bool {
+    match cell {
+        Cell::Decimal(_) => true,
+        Cell::List(items) => items.iter().any(holds_huge),
+        Cell::Struct(members) => members.iter().any(|(_, cell)| holds_huge(cell)),
+        _ => false,
+    }
+}
+
+fn put_map_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    match cell {
+        Cell::Struct(members) => put_members(out, members),
+        Cell::Str(text) => match parse_document(text)? {
+            Cell::Struct(members) => put_members(out, &members),
+            other if value_type == t::STRUCT => put_printed(out, &other.print(false)),
+            other => {
+                Err(format!("Expected dict for MAP type, got {}: {}", python_type(&other), python_repr(&other)))
+            }
+        },
+        other if value_type == t::STRUCT => put_printed(out, &other.print(kind.is_float())),
+        other => {
+            let class = kind.numpy_class().trim_start_matches("numpy.");
+            Err(format!("Expected dict for MAP type, got {class}: {}", numpy_repr(kind, other)))
+        }
+    }
+}
+
+/// What is no object becomes one with a single member.
+fn put_printed(out: &mut Vec<u8>, text: &str) -> Result<(), String> {
+    put_members(out, &[("_value".into(), Cell::Str(text.to_owned().into()))])
+}
+
+fn put_map_list_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    let parsed;
+    let items = match cell {
+        Cell::List(items) if value_type == t::STRUCT_LIST => items,
+        Cell::Str(text) => {
+            parsed = parse_document(text)?;
+            match &parsed {
+                Cell::List(items) => items,
+                other => {
+                    return Err(format!(
+                        "Expected list for MAP_LIST type, got {}: {}",
+                        python_type(other),
+                        python_repr(other)
+                    ));
+                }
+            }
+        }
+        other if value_type == t::STRUCT_LIST && !matches!(other, Cell::Struct(_)) => {
+            return Err(format!("'{}' object is not iterable", kind.numpy_class()));
+        }
+        Cell::Struct(_) if value_type == t::STRUCT_LIST => {
+            return Err("MapList can only contain dictionaries, got <class 'str'>".to_owned());
+        }
+        other => {
+            let class = kind.numpy_class().trim_start_matches("numpy.");
+            return Err(format!("Expected list for MAP_LIST type, got {class}: {}", numpy_repr(kind, other)));
+        }
+    };
+    let inner = if let Kind::List(inner) = kind { inner.numpy_class() } else { "str" };
+    for item in items {
+        match item {
+            Cell::Struct(members) => {
+                let mut body = Vec::new();
+                put_members(&mut body, members)?;
+                put_bytes(out, 1, &body);
+            }
+            Cell::Null => return Err("MapList can only contain dictionaries, got <class 'NoneType'>".to_owned()),
+            _ => return Err(format!("MapList can only contain dictionaries, got <class '{inner}'>")),
+        }
+    }
+    Ok(())
+}
+
+fn python_type(cell: &Cell<'_>) -> &'static str {
+    match cell {
+        Cell::List(_) => "list",
+        other => other.python_class(),
+    }
+}
+
+/// `repr` as plain Python shows it: lists with commas.
+fn python_repr(cell: &Cell<'_>) -> String {
+    match cell {
+        Cell::List(items) => {
+            let items: Vec<String> = items.iter().map(python_repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.repr(),
+    }
+}
+
+/// `repr` as numpy shows it.
+fn numpy_repr(kind: &Kind, cell: &Cell<'_>) -> String {
+    match (kind, cell) {
+        (Kind::List(inner), Cell::List(items)) => {
+            let items: Vec<String> = items.iter().map(python_repr).collect();
+            let object = !matches!(**inner, Kind::Int(_) | Kind::IntNull | Kind::Float(_) | Kind::Bool);
+            format!("array([{}]{})", items.join(", "), if object { ", dtype=object" } else { "" })
+        }
+        (Kind::Int(name) | Kind::Float(name), cell) => {
+            format!("np.{}({})", name.trim_start_matches("numpy."), cell.repr())
+        }
+        (Kind::Bool, cell) => format!("np.{}_", cell.repr()),
+        (_, cell) => python_repr(cell),
+    }
+}
+
+/// The entries of a map message; values are typed by what they are.
+fn put_members(out: &mut Vec<u8>, members: &[(Cow<'_, str>, Cell<'_>)]) -> Result<(), String> {
+    for (name, cell) in members {
+        let mut value = Vec::new();
+        put_inferred(&mut value, cell)?;
+        put_message(out, 1, |out| {
+            put_bytes(out, 1, name.as_bytes());
+            put_bytes(out, 2, &value);
+        });
+    }
+    Ok(())
+}
+
+/// A value inside a map.
+fn put_inferred(out: &mut Vec<u8>, cell: &Cell<'_>) -> Result<(), String> {
+    match cell {
+        Cell::Null => {}
+        Cell::Bool(value) => put_scalar(out, t::BOOL, &EntityValue::Bool(*value)),
+        Cell::Int(number) => put_scalar(out, t::INT64, &EntityValue::Int64(*number)),
+        Cell::UInt(number) => return Err(format!("Value out of range: {number}")),
+        Cell::Float(number) => put_scalar(out, t::DOUBLE, &EntityValue::Double(*number)),
+        Cell::Str(text) => put_bytes(out, t::STRING, text.as_bytes()),
+        Cell::Bytes(bytes) => put_bytes(out, t::BYTES, bytes),
+        Cell::Time { seconds, .. } => put_scalar(out, t::UNIX_TIMESTAMP, &EntityValue::Timestamp(*seconds)),
+        Cell::Date(days) => {
+            put_scalar(out, t::UNIX_TIMESTAMP, &EntityValue::Timestamp(i64::from(*days) * 86_400));
+        }
+        Cell::Decimal(_) => return Err(TOO_LARGE.to_owned()),
+        Cell::Struct(members) => {
+            let mut body = Vec::new();
+            put_members(&mut body, members)?;
+            put_bytes(out, t::MAP, &body);
+        }
+        Cell::Map(_) => return Err("Expected dict for MAP type, got list".to_owned()),
+        Cell::List(items) => {
+            let Some(first) = items.iter().find(|item| !item.is_null()) else {
+                return Err("Couldn't infer value type from empty value".to_owned());
+            };
+            let floats = items.iter().any(|item| matches!(item, Cell::Float(_)));
+            let (number, kind) = match first {
+                Cell::Bool(_) => (17, Kind::Bool),
+                Cell::Int(_) if floats => (15, super::cell::FLOAT64),
+                Cell::Int(_) => (14, super::cell::INT64),
+                Cell::Float(_) => (15, super::cell::FLOAT64),
+                Cell::Str(_) => (12, Kind::Str),
+                Cell::Bytes(_) => (11, Kind::Bytes),
+                Cell::Time { .. } => (18, Kind::Time),
+                other => {
+                    let shown = python_repr(other);
+                    return Err(format!(
+                        "Expected list for MAP_LIST type, got ndarray: array([{shown}], dtype=object)"
+                    ));
+                }
+            };
+            encode_list(number, number - 10, false, &Kind::List(Box::new(kind)), cell, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lists of lists: each inner list is a value of its own.
+fn encode_nested(value_type: u32, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    let Cell::List(items) = cell else {
+        return if cell.is_null() {
+            Ok(())
+        } else {
+            Err(format!("'{}' object is not iterable", cell.python_class()))
+        };
+    };
+    let mut body = Vec::new();
+    for item in items {
+        let mut value = Vec::new();
+        match item {
+            Cell::List(inner) if inner.iter().any(|cell| !cell.is_null()) => put_inferred(&mut value, item)?,
+            Cell::List(_) | Cell::Null => {}
+            Cell::Str(text) => put_inferred(&mut value, &Cell::List(vec![Cell::Str(text.clone())]))?,
+            other => return Err(format!("'numpy.{}64' object is not iterable", other.python_class())),
+        }
+        put_bytes(&mut body, 1, &value);
+    }
+    put_bytes(out, value_type, &body);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cell::{infer, FLOAT64, INT64};
+    use super::*;
+
+    fn stored(value_type: u32, body: &str) -> Result<Vec<String>, String> {
+        let Cell::List(cells) = from_json(pyjson::parse(body.as_bytes()).unwrap().value) else { panic!() };
+        let kind = infer("v", &cells)?;
+        let column = Column { name: "v".into(), kind, cells };
+        check(value_type, &column)?;
+        column
+            .cells
+            .iter()
+            .map(|cell| {
+                let mut out = Vec::new();
+                encode(value_type, &column.kind, cell, &mut out)?;
+                Ok(out.iter().map(|byte| format!("{byte:02X}")).collect())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn examples_of_the_reference() {
+        for (value_type, body, hex) in [
+            (4, "[7]", "2007"),
+            (3, "[-1]", "18FFFFFFFFFFFFFFFFFF01"),
+            (6, "[0.5]", "350000003F"),
+            (5, "[1]", "29000000000000F03F"),
+            (2, "[\"n\"]", "12016E"),
+            (7, "[true]", "3801"),
+            (8, "[1]", "4001"),
+            (14, "[[1,2]]", "72040A020102"),
+            (12, "[[]]", "6200"),
+            (20, "[{\"a\":\"b\"}]", "A2010A0A080A01611203120162"),
+            (44, "[\"1.50\"]", "E20204312E3530"),
+            (24, "[[3,1,3,2]]", "C201050A03010203"),
+            (32, "[{\"a\":\"é\"}]", "82020F7B2261223A20225C7530306539227D"),
+        ] {
+            assert_eq!(stored(value_type, body), Ok(vec![hex.to_owned()]), "{value_type} {body}");
+        }
+        assert_eq!(stored(2, "[5, null]").unwrap(), ["1203352E30", ""]);
+        assert_eq!(stored(4, "[9007199254740993, null]").unwrap(), ["208180808080808010", ""]);
+        assert_eq!(stored(8, "[5, null]").unwrap(), ["4005", ""]);
+    }
+
+    #[test]
+    fn refusals_of_the_reference() {
+        for (value_type, body, text) in [
+            (4, "[\"1.5\"]", "invalid literal for int() with base 10: '1.5'"),
+            (3, "[2147483648]", "Value out of range: 2147483648"),
+            (6, "[\"x\"]", "could not convert string to float: 'x'"),
+            (7, "[1.5]", "Type `<class 'numpy.float64'>` not in {<class 'numpy.bool'>, <class 'numpy.int64'>, <class 'bool'>, <class 'int'>}"),
+            (1, "[0]", "expected bytes, numpy.int64 found"),
+            (14, "[[1,null]]", "Value \"1.0\" is of type <class 'float'> not of type <class 'numpy.int64'>"),
+            (15, "[[1]]", "Value \"1\" is of type <class 'int'> not of type <class 'numpy.float64'>"),
+            (14, "[5]", "'numpy.int64' object is not iterable"),
+            (20, "[[1]]", "Expected dict for MAP type, got ndarray: array([1])"),
+            (20, "[\"[1]\"]", "Expected dict for MAP type, got list: [1]"),
+            (32, "[\"x\"]", "Invalid JSON string for JSON type: Expecting value: line 1 column 1 (char 0)"),
+            (32, "[1]", "Object of type int64 is not JSON serializable"),
+            (35, "[[1]]", "MapList can only contain dictionaries, got <class 'numpy.int64'>"),
+            (2, "[1,true]", "('Expected integer, got bool', 'Conversion failed for column v with type object')"),
+            (2, "[1,\"x\"]", "(\"Could not convert 'x' with type str: tried to convert to int64\", 'Conversion failed for column v with type object')"),
+            (2, "[\"x\",1]", "(\"Expected bytes, got a 'int' object\", 'Conversion failed for column v with type object')"),
+            (23, "[[\"a\",null]]", "bad argument type for built-in operation"),
+        ] {
+            assert_eq!(stored(value_type, body), Err(text.to_owned()), "{value_type} {body}");
+        }
+    }
+
+    #[test]
+    fn floats_as_python_reads_them() {
+        for (text, value) in [(" 1.5 ", 1.5), ("1e3", 1000.0), ("-inf", f64::NEG_INFINITY), ("1_0", 10.0), (".5", 0.5), ("5.", 5.0)] {
+            assert_eq!(python_float(text), Some(value), "{text}");
+        }
+        for text in ["", "x", "1__0", "_1", "0x10", "1 2", "--1", "e5", "infi"] {
+            assert_eq!(python_float(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(value_type in 0_u32..50, text: String) {
+            let kind = Kind::Str;
+            let _ = encode(value_type, &kind, &Cell::Str(text.into()), &mut Vec::new());
+            let _ = encode(value_type, &INT64, &Cell::Int(5), &mut Vec::new());
+            let _ = encode(value_type, &FLOAT64, &Cell::Float(0.5), &mut Vec::new());
+        }
+    }
+}
