@@ -8,8 +8,9 @@
 //! | [`text`], [`os`], [`exit`] | How does Python print this? What does the kernel need? |
 //! | [`net`], [`tls`], [`http`], [`registry`], [`logging`], [`config`], [`ipc`], [`metrics`] | How do bytes become a connection, a request, a definition, a line, a setting, a number? |
 //! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
-//! | [`online`] | Where do the bytes come from? |
+//! | [`online`], [`offline`] | Where do the bytes come from, and where do they go? |
 //! | [`api`] | What does each route do, step by step? |
+//! | [`jobs`] | What runs in a process of its own? |
 //! | [`worker`], [`scrape`] | When does each step run? Who reads the metric files? |
 //! | [`master`] | Which processes exist, and in which phase? |
 //! | [`cli`] | What did the operator ask for? |
@@ -21,10 +22,12 @@ pub mod exit;
 pub mod feature;
 pub mod http;
 pub mod ipc;
+pub mod jobs;
 pub mod logging;
 pub mod master;
 pub mod metrics;
 pub mod net;
+pub mod offline;
 pub mod online;
 pub mod os;
 pub mod registry;

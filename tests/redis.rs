@@ -264,9 +264,36 @@ fn a_server_that_takes_and_says_nothing_is_left() {
     }
 }
 
+fn rows_of(view: &str, features: &[&str]) -> feast_prefork::feature::rows::Rows {
+    let features = features.iter().map(|name| (*name).to_owned()).collect();
+    feast_prefork::feature::rows::Rows::new(view, view, "", features)
+}
+
+/// Adds a row whose serialized values `value` gives.
+fn add<'v>(
+    rows: &mut feast_prefork::feature::rows::Rows,
+    key: &[u8],
+    event: i64,
+    value: impl Fn(usize) -> &'v Vec<u8>,
+) {
+    let pushed: Result<(), ()> = rows.push(
+        event,
+        None,
+        |out| {
+            out.extend_from_slice(key);
+            Ok(())
+        },
+        |index, out| {
+            out.extend_from_slice(value(index));
+            Ok(())
+        },
+    );
+    pushed.unwrap();
+}
+
 #[test]
 fn what_is_written_are_the_recorded_bytes() {
-    use feast_prefork::online::redis::write::{write, Row, Rules};
+    use feast_prefork::online::redis::write::{write, Rules};
     let redis = Redis::start(&[]);
     let mut connection = redis.connection();
     let text = std::fs::read_to_string(common::fixture("storage/redis_dump.jsonl")).unwrap();
@@ -289,8 +316,12 @@ fn what_is_written_are_the_recorded_bytes() {
                 let value = &fields.iter().find(|(known, _)| *known == field).unwrap().1;
                 features.push((name.to_owned(), value.clone()));
             }
-            let row = Row { key: key[..key.len() - "shop".len()].to_vec(), event: event.unwrap(), features };
-            written += write(&mut connection, "shop", view, &[row], Rules::default()).unwrap();
+            let (seconds, nanos) = event.unwrap();
+            let names: Vec<&str> = features.iter().map(|(name, _): &(String, Vec<u8>)| name.as_str()).collect();
+            let mut rows = rows_of(view, &names);
+            let event = seconds * 1_000_000_000 + i64::from(nanos);
+            add(&mut rows, &key[..key.len() - "shop".len()], event, |index| &features[index].1);
+            written += write(&mut connection, "shop", &rows, &[0], Rules::default()).unwrap();
         }
     }
     assert!(written >= 18, "{written}");
@@ -308,17 +339,22 @@ fn what_is_written_are_the_recorded_bytes() {
 
 #[test]
 fn older_events_lose_and_expiry_is_renewed() {
-    use feast_prefork::online::redis::write::{write, Row, Rules};
+    use feast_prefork::online::redis::write::{write, Rules};
     let redis = Redis::start(&[]);
     let mut connection = redis.connection();
-    let row = |seconds: i64, value: &[u8]| Row {
-        key: b"key".to_vec(),
-        event: (seconds, 0),
-        features: vec![("f".to_owned(), value.to_vec())],
+    type Row = (i64, Vec<u8>);
+    let row = |seconds: i64, value: &[u8]| -> Row { (seconds, value.to_vec()) };
+    let several = |list: &[Row]| {
+        let mut rows = rows_of("v", &["f"]);
+        for (seconds, value) in list {
+            add(&mut rows, b"key", seconds * 1_000_000_000, |_| value);
+        }
+        rows
     };
     let field = feast_prefork::online::redis::keys::field("v", "f");
     let mut run = |rows: &[Row], rules: Rules| {
-        let count = write(&mut connection, "p", "v", rows, rules).unwrap();
+        let which: Vec<u32> = (0..rows.len() as u32).collect();
+        let count = write(&mut connection, "p", &several(rows), &which, rules).unwrap();
         let value: Vec<u8> = redis::cmd("HGET").arg("keyp").arg(&field).query(&mut connection).unwrap();
         (count, value)
     };
@@ -334,7 +370,7 @@ fn older_events_lose_and_expiry_is_renewed() {
         .arg(&["SET", "maxmemory", "1", "maxmemory-policy", "noeviction"])
         .query(&mut redis.connection())
         .unwrap();
-    let error = write(&mut redis.connection(), "p", "v", &[row(9, b"h")], plain).unwrap_err();
+    let error = write(&mut redis.connection(), "p", &several(&[row(9, b"h")]), &[0], plain).unwrap_err();
     assert!(error.to_string().contains("OOM") || error.to_string().contains("memory"), "{error}");
 }
 

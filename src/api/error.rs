@@ -23,6 +23,8 @@ pub enum ApiError {
     Other(String),
     /// Too much to do: try again in a second. Status 503.
     Overloaded(&'static str),
+    /// The server stops before it could do that. Status 503.
+    Unavailable(String),
     /// Something this server does not do yet. Status 501.
     Unsupported(String),
 }
@@ -33,7 +35,7 @@ impl ApiError {
         match self {
             Self::Feast { status, .. } => *status,
             Self::Key(_) | Self::Other(_) => 500,
-            Self::Overloaded(_) => 503,
+            Self::Overloaded(_) | Self::Unavailable(_) => 503,
             Self::Unsupported(_) => 501,
         }
     }
@@ -51,7 +53,7 @@ impl ApiError {
                 json::write_bytes(body, &inner);
             }
             Self::Key(text) => json::write_str(body, &pyrepr::repr(text)),
-            Self::Other(text) | Self::Unsupported(text) => json::write_str(body, text),
+            Self::Other(text) | Self::Unsupported(text) | Self::Unavailable(text) => json::write_str(body, text),
             Self::Overloaded(text) => {
                 json::write_str(body, text);
                 answer.retry_after = Some(1);
@@ -64,7 +66,7 @@ impl ApiError {
         match self {
             Self::Feast { class, message, .. } => format!("{class}: {message}"),
             Self::Key(text) => format!("KeyError: {text}"),
-            Self::Other(text) | Self::Unsupported(text) => text.clone(),
+            Self::Other(text) | Self::Unsupported(text) | Self::Unavailable(text) => text.clone(),
             Self::Overloaded(text) => (*text).to_owned(),
         }
     }

@@ -397,7 +397,7 @@ pub fn read_value(
 /// A body that is not taken for JSON is validated as a text.
 fn refuse_text(body: &[u8], answer: &mut Answer) {
     match std::str::from_utf8(body) {
-        Ok(text) => not_an_object(&Json::Str(Cow::Owned(text.to_owned()))).reply(answer),
+        Ok(text) => not_an_object(&Json::Str(Cow::Owned(text.to_owned())), Details::new()).reply(answer),
         Err(error) => {
             let at = error.valid_up_to();
             let text = format!(
@@ -409,8 +409,8 @@ fn refuse_text(body: &[u8], answer: &mut Answer) {
     }
 }
 
-fn not_an_object(value: &Json<'_>) -> Details {
-    let mut details = Details::new();
+/// The refusal of a body that is no object, behind what is wrong already.
+pub(super) fn not_an_object(value: &Json<'_>, mut details: Details) -> Details {
     let text = "Input should be a valid dictionary or object to extract fields from";
     details.add("model_attributes_type", &[], text, value);
     details
@@ -441,13 +441,26 @@ impl Details {
 
     /// Adds one problem.
     pub fn add(&mut self, kind: &str, loc: &[Loc<'_>], text: &str, input: &Json<'_>) -> &mut Self {
+        self.add_in("body", kind, loc, text, input)
+    }
+
+    /// Adds one problem of another `part` of the request than its body.
+    pub fn add_in(
+        &mut self,
+        part: &str,
+        kind: &str,
+        loc: &[Loc<'_>],
+        text: &str,
+        input: &Json<'_>,
+    ) -> &mut Self {
         if self.count > 0 {
             self.body.push(b',');
         }
         self.count += 1;
         self.body.extend_from_slice(b"{\"type\":");
         json::write_str(&mut self.body, kind);
-        self.body.extend_from_slice(b",\"loc\":[\"body\"");
+        self.body.extend_from_slice(b",\"loc\":[");
+        json::write_str(&mut self.body, part);
         for step in loc {
             self.body.push(b',');
             match step {
@@ -489,7 +502,7 @@ impl Default for Details {
 /// Checks the schema field by field in the reference's order, collecting every problem.
 fn validate(value: &Json<'static>, answer: &mut Answer) -> Option<Request<'static>> {
     let Json::Object(_) = value else {
-        not_an_object(value).reply(answer);
+        not_an_object(value, Details::new()).reply(answer);
         return None;
     };
     let mut details = Details::new();
@@ -504,8 +517,8 @@ fn validate(value: &Json<'static>, answer: &mut Answer) -> Option<Request<'stati
         }
     };
     let features = features(value, &mut details);
-    let full_names = flag(value, "full_feature_names", &mut details);
-    let version_metadata = flag(value, "include_feature_view_version_metadata", &mut details);
+    let full_names = flag(value, "full_feature_names", false, &mut details);
+    let version_metadata = flag(value, "include_feature_view_version_metadata", false, &mut details);
     if !details.is_empty() {
         details.reply(answer);
         return None;
@@ -563,19 +576,15 @@ fn features(request: &Json<'static>, details: &mut Details) -> Vec<String> {
 }
 
 /// A bool with the reference's spellings.
-fn flag(request: &Json<'static>, name: &'static str, details: &mut Details) -> bool {
-    let Some(value) = request.get(name) else { return false };
+pub(super) fn flag(request: &Json<'_>, name: &'static str, default: bool, details: &mut Details) -> bool {
+    let Some(value) = request.get(name) else { return default };
     let read = match value {
         Json::Bool(flag) => Ok(*flag),
         Json::Int(0) => Ok(false),
         Json::Int(1) => Ok(true),
         Json::Float(number) if *number == 0.0 => Ok(false),
         Json::Float(number) if *number == 1.0 => Ok(true),
-        Json::Str(text) => match text.to_ascii_lowercase().as_str() {
-            "0" | "off" | "f" | "false" | "n" | "no" => Ok(false),
-            "1" | "on" | "t" | "true" | "y" | "yes" => Ok(true),
-            _ => Err("bool_parsing"),
-        },
+        Json::Str(text) => bool_word(text).ok_or("bool_parsing"),
         Json::Int(_) => Err("bool_parsing"),
         // 2^63: a float beyond 64 bits is no number to be interpreted.
         Json::Float(number) if number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0 => {
@@ -591,4 +600,13 @@ fn flag(request: &Json<'static>, name: &'static str, details: &mut Details) -> b
         details.add(kind, &[Loc::Key(name)], text, value);
         false
     })
+}
+
+/// A bool as a word.
+pub(super) fn bool_word(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "0" | "off" | "f" | "false" | "n" | "no" => Some(false),
+        "1" | "on" | "t" | "true" | "y" | "yes" => Some(true),
+        _ => None,
+    }
 }

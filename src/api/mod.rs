@@ -8,6 +8,7 @@ pub mod error;
 pub mod json_in;
 pub mod online;
 pub mod routes;
+pub mod write;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -30,6 +31,8 @@ pub enum Step {
     WaitForStore,
     /// The store was asked: run again when the values have come.
     WaitForValues,
+    /// A thread or a job will make the answer.
+    WaitForWrite,
 }
 
 /// A request whose values were asked for: what it needs when it is run again.
@@ -42,8 +45,10 @@ pub struct Asked {
 }
 
 /// An answer without the headers every answer has. The body buffer is reused between requests.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Answer {
+    /// A handler has taken the request: it was valid in itself.
+    pub handled: bool,
     /// Status code.
     pub status: u16,
     /// Media type, if there is one.

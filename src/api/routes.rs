@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::write::WriteRoute;
 use super::Answer;
 use crate::text::json;
 
@@ -12,6 +13,8 @@ pub enum Route {
     OnlineFeatures,
     /// `GET /health`
     Health,
+    /// One that writes.
+    Write(WriteRoute),
     /// Known to the reference, not built here yet: its path.
     Later(&'static str),
 }
@@ -57,10 +60,10 @@ const TABLE: &[Entry] = &[
     later!("/v1/vector_stores", GET, "GET"),
     later!("/v1/vector_stores/{}", GET, "GET"),
     later!("/v1/vector_stores/{}/search", POST, "POST"),
-    later!("/push", POST, "POST"),
-    later!("/write-to-online-store", POST, "POST"),
-    later!("/materialize", POST, "POST"),
-    later!("/materialize-incremental", POST, "POST"),
+    Entry { path: "/push", methods: POST, allow: "POST", route: Route::Write(WriteRoute::Push) },
+    Entry { path: "/write-to-online-store", methods: POST, allow: "POST", route: Route::Write(WriteRoute::WriteToOnlineStore) },
+    Entry { path: "/materialize", methods: POST, allow: "POST", route: Route::Write(WriteRoute::Materialize) },
+    Entry { path: "/materialize-incremental", methods: POST, allow: "POST", route: Route::Write(WriteRoute::MaterializeIncremental) },
     later!("/chat", &["GET", "POST"], "POST"),
     later!("/docs", PAGE, "GET, HEAD"),
     later!("/docs/oauth2-redirect", PAGE, "GET, HEAD"),

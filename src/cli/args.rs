@@ -250,6 +250,13 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", help_heading = STORE)]
     pub(super) store_in_flight: Option<usize>,
 
+    /// Journal of a SQLite store that is written to: wal (nobody waits for a writer) or keep [default: wal]
+    #[arg(long, value_name = "wal|keep", help_heading = STORE)]
+    pub(super) sqlite_journal: Option<String>,
+    /// Folder in which offline pushes wait for their batch [default: DIR/.feast_prefork_spool]
+    #[arg(long, value_name = "DIR", help_heading = STORE)]
+    pub(super) spool_dir: Option<PathBuf>,
+
     /// Port that serves metrics [default: 8000]
     #[arg(long, value_name = "PORT", help_heading = METRICS)]
     pub(super) metrics_port: Option<u16>,

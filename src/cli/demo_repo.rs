@@ -6,14 +6,20 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::feature::cell::{self, Cell};
+use crate::feature::encode;
 use crate::feature::entity::EntityValue;
 use crate::feature::entity_key::KeyLayout;
 use crate::feature::plan::table_name;
+use crate::feature::rows::Rows;
 use crate::feature::zone::LocalZone;
-use crate::online::sqlite_write::{create_table, write_row, Stored};
+use crate::config::settings::Journal;
+use crate::online::sqlite_write::{create_table, SqliteWriter};
+use crate::online::OnlineWriter;
 use crate::registry::wire::{put_bytes, put_int, put_message, put_str};
 
 /// Project of the demo.
@@ -58,29 +64,40 @@ fn fill(dir: &Path, version_id: &str, now: (i64, i32)) -> io::Result<()> {
 }
 
 fn fill_store(path: &Path, now: i64) -> rusqlite::Result<()> {
-    let mut connection = Connection::open(path)?;
-    let transaction = connection.transaction()?;
-    // The store keeps local times; the last full hour is when the rows happened.
-    let event_ts = LocalZone::of_process().instant_of(now - now.rem_euclid(3600));
+    let connection = Connection::open(path)?;
+    // The last full hour is when the rows happened.
+    let event = (now - now.rem_euclid(3600)) * 1_000_000_000;
     let layout = KeyLayout::new(&["driver_id"], 3);
+    let mut views = Vec::new();
     for view in VIEWS {
         let table = table_name(PROJECT, view);
-        create_table(&transaction, &table)?;
+        create_table(&connection, &table)?;
+        let features = FEATURES.iter().map(|(name, _, _)| (*name).to_owned()).collect();
+        let mut rows = Rows::new(view, view, &table, features);
         for (index, driver) in DRIVERS.into_iter().enumerate() {
-            let mut key = Vec::new();
-            layout.begin(&mut key);
-            // An int64 always fits version 3 keys.
-            let _ = layout.value(&mut key, &EntityValue::Int64(driver));
-            let step = index as f32;
-            let features = [
-                ("conv_rate", Stored::Float(0.25 + step * 0.125)),
-                ("acc_rate", Stored::Float(0.9 - step * 0.1)),
-                ("avg_daily_trips", Stored::Int64(100 + 137 * index as i64)),
+            let step = index as f64;
+            let cells = [
+                Cell::Float(0.25 + step * 0.125),
+                Cell::Float(0.9 - step * 0.1),
+                Cell::Int(100 + 137 * index as i64),
             ];
-            write_row(&transaction, &table, &key, &features, event_ts, Some(event_ts))?;
+            let pushed = rows.push(
+                event,
+                Some(event),
+                |out| {
+                    layout.begin(out);
+                    layout.value(out, &EntityValue::Int64(driver)).map_err(|error| error.message())
+                },
+                |feature, out| {
+                    encode::encode(FEATURES[feature].1 as u32, &cell::INT64, &cells[feature], out)
+                },
+            );
+            pushed.map_err(|_| rusqlite::Error::InvalidQuery)?;
         }
+        views.push(rows);
     }
-    transaction.commit()
+    let mut writer = SqliteWriter::new(path, LocalZone::of_process(), Journal::Keep, Duration::from_secs(5));
+    writer.write(&views).map_err(|_| rusqlite::Error::InvalidQuery)
 }
 
 fn put_time(out: &mut Vec<u8>, number: u32, (seconds, nanos): (i64, i32)) {

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 use super::args::{LayerArgs, ServeArgs};
-use crate::config::settings::{MetricsSettings, TrustedPeers};
+use crate::config::settings::{Journal, MetricsSettings, TrustedPeers};
 use crate::config::yaml::Yaml;
 use crate::config::{Bind, Settings, StoreConfig};
 use crate::exit;
@@ -199,6 +199,8 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
         metrics: metrics(args)?,
         store_timeout: Duration::from_millis(args.store_timeout_ms.unwrap_or(1000).clamp(1, LONGEST)),
         store_in_flight: args.store_in_flight.unwrap_or(4096).max(1),
+        sqlite_journal: journal(args)?,
+        spool: args.spool_dir.clone(),
     };
     if settings.worker_connections == Some(0) {
         return Err(usage("--worker-connections: must be at least 1".to_owned()));
@@ -226,6 +228,16 @@ fn refuse_later_work(args: &ServeArgs) -> Result<(), StartError> {
         return Err(later("--key and --cert (TLS)"));
     }
     Ok(())
+}
+
+fn journal(args: &ServeArgs) -> Result<Journal, StartError> {
+    match args.sqlite_journal.as_deref() {
+        None | Some("wal") => Ok(Journal::Wal),
+        Some("keep") => Ok(Journal::Keep),
+        Some(other) => {
+            Err(StartError::new(exit::USAGE, format!("--sqlite-journal '{other}': use wal or keep")))
+        }
+    }
 }
 
 fn metrics(args: &ServeArgs) -> Result<MetricsSettings, StartError> {
@@ -298,6 +310,7 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
     set("type", Value::from("http"));
     set("store_timeout_ms", Value::from(settings.store_timeout.as_millis() as u64));
     set("store_in_flight", Value::from(settings.store_in_flight));
+    set("sqlite_journal", Value::from(if settings.sqlite_journal == Journal::Wal { "wal" } else { "keep" }));
     set("metrics_port", Value::from(settings.metrics.port));
     if args.forwarded_allow_ips.is_none() {
         set("forwarded_allow_ips", Value::from("127.0.0.1,::1"));

@@ -9,6 +9,7 @@ mod metrics;
 pub mod redis;
 pub mod settings;
 pub mod store;
+pub mod writes;
 pub mod yaml;
 
 pub use settings::{Bind, Settings};

@@ -161,6 +161,15 @@ pub struct MetricsSettings {
     pub live_label: LiveLabel,
 }
 
+/// What happens to the journal of a SQLite store that is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// Written ahead: readers and a writer do not block each other.
+    Wal,
+    /// As it is.
+    Keep,
+}
+
 /// Everything the server was told, in the units the code works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -222,6 +231,10 @@ pub struct Settings {
     pub store_timeout: Duration,
     /// How many requests of one worker may wait for it.
     pub store_in_flight: usize,
+    /// What happens to the journal of a SQLite store that is written to.
+    pub sqlite_journal: Journal,
+    /// Where offline pushes wait for their batch; `None` = a folder of the repository.
+    pub spool: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use base64::Engine;
 use super::expand::expand;
 use super::metrics::categories;
 use super::redis::{redis, RedisConfig};
+use super::writes::{self, Writes};
 use super::yaml::{self, Yaml};
 use super::ConfigError;
 use crate::metrics::meters::Categories;
@@ -33,6 +34,8 @@ pub struct StoreConfig {
     pub metrics_enabled: bool,
     /// The rest of `feature_server.metrics`: what is counted.
     pub metrics: Categories,
+    /// How rows get into the stores.
+    pub writes: Writes,
     /// The `feast_prefork` block: this server's own settings, as flags would give them.
     pub own_settings: Vec<(String, Yaml)>,
     /// What an operator should know although the server starts.
@@ -303,6 +306,7 @@ impl Checker<'_> {
             key_version,
             metrics_enabled,
             metrics,
+            writes: writes::of(self.tree, self.source, &mut self.warnings)?,
             own_settings,
             warnings: self.warnings,
         })

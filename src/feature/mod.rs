@@ -9,6 +9,7 @@ pub mod cells;
 pub mod encode;
 pub mod entity;
 pub mod entity_key;
+pub mod frame;
 pub mod plan;
 pub mod resolve;
 pub mod rows;

@@ -1,6 +1,6 @@
 //! Rows of one view on their way into an online store.
 
-use super::cell::{Cell, Column, Kind, FLOAT64, INT64};
+use super::cell::{Cell, Column, Kind};
 use super::encode;
 use super::entity_key::{KeyError, KeyLayout};
 use super::plan::{stored_name, table_name};
@@ -42,15 +42,21 @@ pub struct Head {
 }
 
 impl Rows {
+    /// No rows of a view that is stored as `stored`, in a SQL store in `table`.
+    pub fn new(view: &str, stored: &str, table: &str, features: Vec<String>) -> Self {
+        let (view, stored, table) = (view.to_owned(), stored.to_owned(), table.to_owned());
+        Self { view, stored, table, features, ..Self::default() }
+    }
+
     /// No rows of a view.
     pub fn of(target: &Target) -> Self {
-        Self {
-            view: target.view.clone(),
-            stored: target.stored.clone(),
-            table: target.table.clone(),
-            features: target.features.iter().map(|(name, _)| name.clone()).collect(),
-            ..Self::default()
-        }
+        let features = target.features.iter().map(|(name, _)| name.clone()).collect();
+        Self::new(&target.view, &target.stored, &target.table, features)
+    }
+
+    /// No rows of the same view.
+    pub fn empty_copy(&self) -> Self {
+        Self::new(&self.view, &self.stored, &self.table, self.features.clone())
     }
 
     /// Number of rows.
@@ -86,6 +92,24 @@ impl Rows {
         let index = row * self.features.len() + feature;
         let start = if feature == 0 { self.heads[row].key.1 } else { self.ends[index - 1] };
         &self.arena[start as usize..self.ends[index] as usize]
+    }
+
+    /// Adds a copy of a row of `other`, which has the same features.
+    pub fn push_from(&mut self, other: &Self, row: usize) {
+        let head = other.heads[row];
+        let pushed: Result<(), std::convert::Infallible> = self.push(
+            head.event,
+            head.created,
+            |out| {
+                out.extend_from_slice(other.key(row));
+                Ok(())
+            },
+            |feature, out| {
+                out.extend_from_slice(other.value(row, feature));
+                Ok(())
+            },
+        );
+        let Ok(()) = pushed;
     }
 
     /// Adds a row: `key` appends its key, `value` the value of the feature with that index.
@@ -277,6 +301,18 @@ fn mismatch(text: &str, position: usize, wanted: &str, has: &str) -> String {
     }
 }
 
+/// True when a frame has rows and all feature columns, with a value in them: only then the types of its columns
+/// matter.
+pub fn reaches_values(target: &Target, columns: &[Column<'_>]) -> bool {
+    let mut values = false;
+    let complete = target.features.iter().all(|(name, _)| {
+        let found = columns.iter().find(|column| column.name == *name);
+        values |= found.is_some_and(|column| column.cells.iter().any(|cell| !cell.is_null()));
+        found.is_some()
+    });
+    complete && values
+}
+
 /// Converts all rows of a frame for one view. `Ok(None)`: nothing to store.
 ///
 /// The order of checks is the reference's: rows, feature columns, values at all, join keys, times, values.
@@ -358,16 +394,4 @@ pub fn missing_columns(missing: &[&str], all: usize) -> String {
         format!("{} not in index", crate::text::pyrepr::repr_list(missing.iter().copied()))
     };
     crate::text::pyrepr::repr(&text)
-}
-
-/// A column that has no values of its own: the same cell in every row.
-pub fn repeated<'a>(name: std::borrow::Cow<'a, str>, cell: &Cell<'a>, rows: usize) -> Column<'a> {
-    let kind = match cell {
-        Cell::Null => Kind::Null,
-        Cell::Bool(_) => Kind::Bool,
-        Cell::Float(_) => FLOAT64,
-        Cell::Int(_) => INT64,
-        _ => Kind::Str,
-    };
-    Column { name, kind, cells: vec![cell.clone(); rows] }
 }

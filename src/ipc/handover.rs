@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use super::job::JobId;
 use crate::os::fdpass::{self, Received, MAX_FDS};
 
 /// Most connections in one packet.
@@ -29,13 +30,15 @@ pub struct Baggage {
     pub begun: bool,
     /// Time until its deadline.
     pub time_left: Duration,
+    /// The request in `pending` waits for this job.
+    pub job: Option<JobId>,
     /// Bytes read and not yet answered.
     pub pending: Vec<u8>,
 }
 
 /// Bytes a connection adds to a packet.
 pub fn weight(baggage: &Baggage) -> usize {
-    13 + baggage.pending.len()
+    21 + baggage.pending.len()
 }
 
 /// How many of `waiting` fit into the next packet; at least one if there is any.
@@ -54,7 +57,9 @@ pub fn batch<'b>(waiting: impl Iterator<Item = &'b Baggage>) -> usize {
 pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<()> {
     let mut packet = Vec::new();
     for (_, baggage) in connections {
-        packet.push(u8::from(baggage.continued) | (u8::from(baggage.begun) << 1));
+        let flags = [baggage.continued, baggage.begun, baggage.job.is_some()];
+        packet.push(flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag)));
+        packet.extend_from_slice(&baggage.job.unwrap_or(0).to_le_bytes());
         packet.extend_from_slice(&baggage.requests.to_le_bytes());
         let left = u32::try_from(baggage.time_left.as_millis()).unwrap_or(u32::MAX);
         packet.extend_from_slice(&left.to_le_bytes());
@@ -105,6 +110,7 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
     let mut arrived = Vec::with_capacity(fds.len());
     for fd in fds {
         let (&flags, rest) = packet.split_first()?;
+        let (job, rest) = rest.split_first_chunk()?;
         let (requests, rest) = rest.split_first_chunk::<4>()?;
         let (left, rest) = rest.split_first_chunk::<4>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
@@ -113,6 +119,7 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
         let baggage = Baggage {
             continued: flags & 1 != 0,
             begun: flags & 2 != 0,
+            job: (flags & 4 != 0).then_some(JobId::from_le_bytes(*job)),
             requests: u32::from_le_bytes(*requests),
             time_left: Duration::from_millis(u32::from_le_bytes(*left).into()),
             pending: pending.to_vec(),
@@ -157,6 +164,7 @@ mod tests {
             requests: 7,
             begun: true,
             time_left: Duration::from_millis(1500),
+            job: Some(0x0102_0304_0506),
             pending: b"POST".to_vec(),
         };
         let second = Baggage::default();

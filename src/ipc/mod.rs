@@ -5,4 +5,5 @@
 pub mod channel;
 pub mod control;
 pub mod handover;
+pub mod job;
 pub mod scoreboard;

@@ -19,6 +19,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::SlotState;
 use crate::metrics::directory::Directory;
 use crate::metrics::handles::{Files, Number};
+use crate::metrics::meters::Categories;
 use crate::metrics::names;
 use crate::os::fork::{exit_now, fork_blocked, Side};
 use crate::os::mapfile::FileLock;
@@ -136,6 +137,39 @@ impl Metrics {
         }
         for (number, count) in self.states.iter().zip(counts) {
             self.live.set(*number, f64::from(count));
+        }
+    }
+
+    /// Counts the run of one view.
+    pub(super) fn materialized(
+        &mut self,
+        categories: &Categories,
+        view: &str,
+        success: bool,
+        seconds: f64,
+        reading: f64,
+        entities: u64,
+    ) {
+        let counted =
+            super::jobs::count_run(&mut self.files, categories, view, success, (seconds, reading), entities);
+        if let Err(error) = counted {
+            log::warn!("a materialization is not counted: {error}");
+        }
+    }
+
+    /// Counts a batch of offline pushes.
+    pub(super) fn flushed(&mut self, rows: u64, rejected: u64) {
+        for (name, by) in [(&names::FLUSHED_ROWS, rows), (&names::REJECTED_PUSHES, rejected)] {
+            if let Ok(number) = self.files.get(name, &[]) {
+                self.files.add(number, by as f64);
+            }
+        }
+    }
+
+    /// Shows how many offline rows wait.
+    pub(super) fn show_backlog(&mut self, rows: usize) {
+        if let Ok(number) = self.live.get(&names::SPOOL_ROWS, &[]) {
+            self.live.set(number, rows as f64);
         }
     }
 

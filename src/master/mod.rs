@@ -5,6 +5,7 @@
 //! What must not happen here: threads, TLS, SQL, requests.
 
 mod control;
+mod jobs;
 mod metrics;
 mod pidfile;
 mod prepare;
@@ -22,13 +23,15 @@ use std::time::{Duration, Instant};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::exit;
-use crate::ipc::channel::{Incoming, ToMaster};
+use crate::ipc::channel::{Incoming, ToMaster, MAX_MESSAGE};
 use crate::ipc::control::Control;
 use crate::ipc::scoreboard::Scoreboard;
+use crate::jobs::Site;
 use crate::net::Listener;
 use crate::os::signals::{Pipe, Signal};
 use crate::worker;
 
+use jobs::Jobs;
 use metrics::Metrics;
 use pidfile::PidFile;
 pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
@@ -81,6 +84,11 @@ pub struct Master {
     backoff: Backoff,
     recycles: RecycleLog,
     metrics: Option<Metrics>,
+    site: Site,
+    jobs: Jobs,
+    /// When the last worker of a stopping server has gone.
+    emptied: Option<Instant>,
+    inbox: Vec<u8>,
     systemd: Systemd,
     control: Option<Control>,
     started: Instant,
@@ -117,6 +125,7 @@ impl Master {
         Ok(Self {
             target: prepared.settings.workers,
             next_registry_check: prepared.next_check(now),
+            site: Site::new(&prepared.store, &prepared.registry, &prepared.settings),
             prepared,
             loader,
             listeners,
@@ -131,6 +140,9 @@ impl Master {
             backoff: Backoff::default(),
             recycles: RecycleLog::new(now),
             metrics,
+            jobs: Jobs::new(now),
+            emptied: None,
+            inbox: vec![0; MAX_MESSAGE],
             control,
             started: now,
             systemd: Systemd::find(|name| std::env::var(name).ok()),
@@ -159,6 +171,7 @@ impl Master {
             }
             self.serve_control();
             self.hear_workers();
+            self.run_jobs();
             self.reap();
             self.murder();
             self.overdue();
@@ -166,10 +179,24 @@ impl Master {
             self.recycles.report(self.now);
             self.show_states();
             self.notify_systemd();
-            if self.workers.is_empty() && self.phase != Phase::Running {
+            if self.workers.is_empty() && self.phase != Phase::Running && self.jobs_are_done() {
                 return self.leave();
             }
         }
+    }
+
+    /// After the last worker: what is under way ends at its next good place, and waiting pushes are written.
+    fn jobs_are_done(&mut self) -> bool {
+        let since = *self.emptied.get_or_insert(self.now);
+        if self.exit_code == exit::OK {
+            self.flush_before_leaving();
+            self.run_jobs();
+        }
+        if self.waits_for_jobs(since) {
+            return false;
+        }
+        self.jobs.signal(Signal::SIGKILL);
+        true
     }
 
     fn addresses(&self) -> String {
@@ -186,6 +213,7 @@ impl Master {
             self.control.iter().flat_map(Control::descriptors).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
         let channels = self.workers.iter().filter_map(|worker| worker.channel.as_ref());
+        let channels = channels.chain(self.jobs.channels());
         fds.extend(channels.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut fds, PollTimeout::from(millis));
         self.now = Instant::now();
@@ -196,7 +224,13 @@ impl Master {
             Phase::Running => None,
             Phase::Draining { until } | Phase::Quitting { until } => Some(until),
         };
-        [stop, self.backoff.wait_until(), self.next_registry_check, self.systemd.deadline()]
+        [
+            stop,
+            self.backoff.wait_until(),
+            self.next_registry_check,
+            self.systemd.deadline(),
+            Some(self.jobs.next_look()),
+        ]
             .into_iter()
             .flatten()
             .filter(|at| *at > self.now)
@@ -205,18 +239,23 @@ impl Master {
 
     /// Takes what workers have said.
     fn hear_workers(&mut self) {
+        let mut inbox = std::mem::take(&mut self.inbox);
         for index in 0..self.workers.len() {
             while let Some(channel) = &self.workers[index].channel {
-                match channel.from_worker() {
+                let pid = self.workers[index].pid;
+                match channel.from_worker(&mut inbox) {
                     Ok(Incoming::Message(ToMaster::Ready)) => self.worker_ready(index),
                     Ok(Incoming::Message(ToMaster::Retiring)) => self.worker_retires(index),
                     Ok(Incoming::Message(ToMaster::ServingOn)) => self.worker_serves_on(index),
+                    Ok(Incoming::Message(ToMaster::RunJob(id, job))) => self.job_wanted(pid, id, &job),
+                    Ok(Incoming::Message(ToMaster::AwaitJob(id))) => self.job_awaited(pid, id),
                     Ok(Incoming::Empty) => break,
                     // A dying worker hangs up before it can be reaped; polling it until then would spin.
                     Ok(Incoming::Closed) | Err(_) => self.workers[index].channel = None,
                 }
             }
         }
+        self.inbox = inbox;
     }
 
     /// Stops everything: `signal` says how workers take it.
@@ -224,6 +263,7 @@ impl Master {
         let until = self.now + patience;
         self.exit_code = self.exit_code.max(exit_code);
         self.close_listeners();
+        self.jobs.signal(Signal::SIGTERM);
         let quick = signal == Signal::SIGQUIT;
         self.phase = if quick { Phase::Quitting { until } } else { Phase::Draining { until } };
         for worker in &mut self.workers {
@@ -308,6 +348,7 @@ impl Master {
         crate::logging::logger::reopen();
         self.target = next.settings.workers;
         self.prepared = next;
+        self.site = Site::new(&self.prepared.store, &self.prepared.registry, &self.prepared.settings);
         self.next_registry_check = self.prepared.next_check(self.now);
         self.generation += 1;
         self.backoff = Backoff::default();

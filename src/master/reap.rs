@@ -111,7 +111,7 @@ impl Master {
             };
             // As process 1 of a container, orphans of others end up here, too.
             let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else {
-                if !self.scraper_died(pid, self.now) {
+                if !self.scraper_died(pid, self.now) && !self.job_died(pid) {
                     log::debug!("reaped pid {pid}, which is not a worker");
                 }
                 continue;

@@ -314,6 +314,7 @@ impl Master {
             signals,
             limit,
             meters,
+            site: &self.site,
             store_tls: self.prepared.store_tls.clone(),
             scratch: std::mem::take(&mut self.scratch),
             quiet,

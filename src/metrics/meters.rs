@@ -72,12 +72,21 @@ impl Categories {
 pub enum Endpoint {
     /// `POST /get-online-features`
     OnlineFeatures,
+    /// `POST /push`
+    Push,
+    /// `POST /materialize`
+    Materialize,
+    /// `POST /materialize-incremental`
+    MaterializeIncremental,
 }
 
 impl Endpoint {
     fn label(self) -> &'static str {
         match self {
             Self::OnlineFeatures => "/get-online-features",
+            Self::Push => "/push",
+            Self::Materialize => "/materialize",
+            Self::MaterializeIncremental => "/materialize-incremental",
         }
     }
 }
@@ -239,6 +248,16 @@ impl Meters {
         match features {
             0 => 0,
             _ => 1 + self.categories.bins.iter().take_while(|&&upper| upper < features).count() as u64,
+        }
+    }
+
+    /// Counts a push that succeeded.
+    pub fn push(&mut self, source: &str, mode: &str) {
+        if self.categories.push {
+            let made = self.slot.get(&names::PUSHES, &[source, mode]);
+            if let Some(number) = self.check(made) {
+                self.slot.add(number, 1.0);
+            }
         }
     }
 

@@ -31,6 +31,10 @@ const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 const ROWS: &[f64] = &[1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 const STORE_READ: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+const RUN: &[f64] = &[1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+const OFFLINE: &[f64] = &[0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+const OFFLINE_SIZE: &[f64] = &[100.0, 1000.0, 10_000.0, 100_000.0, 500_000.0, 1e6, 5e6];
+
 const fn metric(
     family: &'static str,
     kind: Kind<'static>,
@@ -98,6 +102,71 @@ pub const FRESHNESS: Metric<'static> = metric(
     Kind::Gauge("max"),
     &["feature_view", "project"],
     "Seconds since the most recent materialization end time per feature view",
+);
+
+/// Pushes that were taken.
+pub const PUSHES: Metric<'static> = metric(
+    "feast_push_request",
+    Kind::Counter,
+    &["push_source", "mode"],
+    "Total push requests to the feature store",
+);
+/// Ends of materializations.
+pub const MATERIALIZATIONS: Metric<'static> = metric(
+    "feast_materialization_result",
+    Kind::Counter,
+    &["feature_view", "status"],
+    "Total materialization runs per feature view",
+);
+/// Time of materializations.
+pub const MATERIALIZATION_DURATION: Metric<'static> = metric(
+    "feast_materialization_duration_seconds",
+    Kind::Histogram(RUN),
+    &["feature_view"],
+    "Duration of materialization per feature view in seconds",
+);
+/// Reads of the offline store.
+pub const OFFLINE_REQUESTS: Metric<'static> = metric(
+    "feast_offline_store_request",
+    Kind::Counter,
+    &["method", "status"],
+    "Total offline store retrieval requests",
+);
+/// Time of those.
+pub const OFFLINE_LATENCY: Metric<'static> = metric(
+    "feast_offline_store_request_latency_seconds",
+    Kind::Histogram(OFFLINE),
+    &["method"],
+    "Latency of offline store retrieval operations in seconds",
+);
+/// Their rows.
+pub const OFFLINE_ROWS: Metric<'static> = metric(
+    "feast_offline_store_row_count",
+    Kind::Histogram(OFFLINE_SIZE),
+    &["method"],
+    "Number of rows returned by offline store retrieval",
+);
+
+/// Offline rows that wait for their batch.
+pub const SPOOL_ROWS: Metric<'static> = metric(
+    "feast_prefork_offline_rows_waiting",
+    Kind::Gauge("livesum"),
+    &[],
+    "Rows of offline pushes that wait for their batch",
+);
+/// Offline rows that were written in batches.
+pub const FLUSHED_ROWS: Metric<'static> = metric(
+    "feast_prefork_offline_rows_written",
+    Kind::Counter,
+    &[],
+    "Rows of offline pushes written in batches",
+);
+/// Offline pushes that were set aside.
+pub const REJECTED_PUSHES: Metric<'static> = metric(
+    "feast_prefork_offline_pushes_rejected",
+    Kind::Counter,
+    &[],
+    "Offline pushes that could not be written and were set aside",
 );
 
 /// Requests parsed by workers, whatever they asked for.

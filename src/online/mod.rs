@@ -13,6 +13,7 @@ use mio::Token;
 
 use crate::feature::cells::{Cells, Keys};
 use crate::feature::plan::ViewRead;
+use crate::feature::rows::{NoTime, Rows};
 
 /// Why a read did not complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,22 @@ pub enum ReadError {
     Failed(String),
     /// Too many requests wait for the store already.
     Overloaded,
+}
+
+/// Why rows were not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwritten {
+    /// The text is what the reference answers.
+    Failed(String),
+}
+
+/// The writing side of a store: blocking, for threads and jobs. Made after the fork, on first use.
+pub trait OnlineWriter: Send {
+    /// Stores all rows of all views, or, in stores that have transactions, none.
+    fn write(&mut self, views: &[Rows]) -> Result<(), Unwritten>;
+
+    /// What the reference answers to rows without times.
+    fn no_time(&self) -> NoTime;
 }
 
 /// Whether values are there.

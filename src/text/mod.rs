@@ -3,6 +3,7 @@
 //! The reference server is a Python program; its floats, `repr`s, `int()` and timestamps are part of what
 //! clients see. What must not happen here: I/O, clocks, allocation per value.
 
+pub mod fastjson;
 pub mod json;
 pub mod pyfmt;
 pub mod pyint;

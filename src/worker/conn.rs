@@ -144,6 +144,7 @@ impl Conn {
             input: baggage.pending,
             continued: baggage.continued,
             requests: baggage.requests,
+            retry: baggage.job.map(Retry::of_job),
             ..Self::new(stream, peer, now + baggage.time_left)
         }
     }
@@ -169,6 +170,11 @@ impl Conn {
         self.state == State::Reading && self.input.len() <= MAX_PENDING
     }
 
+    /// True when its request waits for something and it could still be handed over.
+    pub(super) fn is_parked_portably(&self) -> bool {
+        self.state == State::Parked && self.input.len() <= MAX_PENDING
+    }
+
     /// True while nothing of a request has arrived.
     pub(super) fn is_idle(&self) -> bool {
         self.state == State::Reading && self.input.is_empty()
@@ -181,6 +187,7 @@ impl Conn {
             time_left: self.deadline.saturating_duration_since(now),
             continued: self.continued,
             requests: self.requests,
+            job: None,
             pending: std::mem::take(&mut self.input),
         }
     }
@@ -191,6 +198,10 @@ impl Conn {
         self.input = baggage.pending;
         self.parser = Parser::new();
         self.readable = true;
+        if let Some(job) = baggage.job {
+            self.state = State::Reading;
+            self.retry = Some(Retry::of_job(job));
+        }
     }
 
     /// Lets a waiting request try again.
@@ -200,6 +211,11 @@ impl Conn {
             self.unparsed = true;
             self.retry = Some(retry);
         }
+    }
+
+    /// True when its request is to be tried again.
+    pub(super) fn retries(&self) -> bool {
+        self.retry.is_some()
     }
 
     /// Acts on a deadline: true when something is left to write, false when it is to be closed.

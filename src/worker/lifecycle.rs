@@ -67,9 +67,12 @@ impl Worker<'_> {
     /// Takes what the master has said.
     pub(super) fn hear_master(&mut self) {
         loop {
-            match self.channel.from_master() {
+            match self.channel.from_master(&mut self.scratch) {
                 Ok(Incoming::Message(ToWorker::HandTo(socket))) => self.start_handover(socket),
                 Ok(Incoming::Message(ToWorker::Adopt(socket))) => self.expect_connections(socket),
+                Ok(Incoming::Message(ToWorker::JobDone { id, status, body })) => {
+                    self.service.job_done(id, status, body);
+                }
                 Ok(Incoming::Empty) => return,
                 // A descriptor could not be taken; the master will see that nothing came of it.
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -138,7 +141,7 @@ impl Worker<'_> {
     /// The successor is gone: serve on.
     pub(super) fn serve_on(&mut self) {
         self.acceptor.resume(&self.poll, self.clock.now);
-        let _ = self.channel.tell_master(ToMaster::ServingOn);
+        let _ = self.channel.tell_master(&ToMaster::ServingOn);
         self.slot.set_state(SlotState::Retiring);
         self.life.phase = Phase::Retiring;
     }
@@ -148,7 +151,7 @@ impl Worker<'_> {
         match self.life.phase {
             Phase::Serving => {
                 let at_limit = self.life.limit.is_some_and(|limit| self.service.requests >= limit);
-                if (at_limit || self.service.panicked) && self.channel.tell_master(ToMaster::Retiring).is_ok()
+                if (at_limit || self.service.panicked) && self.channel.tell_master(&ToMaster::Retiring).is_ok()
                 {
                     self.slot.set_state(SlotState::Retiring);
                     self.life.phase = Phase::Retiring;

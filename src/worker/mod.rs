@@ -16,6 +16,7 @@ mod lifecycle;
 mod refresh;
 mod service;
 mod transfer;
+mod writing;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,8 +27,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
 use crate::config::{Settings, StoreConfig};
-use crate::ipc::channel::Channel;
+use crate::ipc::channel::{Channel, ToMaster};
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
+use crate::jobs::Site;
 use crate::metrics::meters::Meters;
 use crate::net::Listener;
 use crate::os::process::wall_clock;
@@ -69,6 +71,8 @@ pub struct Boot<'m> {
     /// The buffer to read into, [`SCRATCH`] bytes that the master never touches: clearing one after the fork
     /// would cost a worker a page fault per page.
     pub scratch: Vec<u8>,
+    /// Where jobs and the writing thread work.
+    pub site: &'m Site,
     /// How the store is reached, if that is encrypted.
     pub store_tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     /// What it counts, if anything is counted.
@@ -174,7 +178,7 @@ impl<'m> Worker<'m> {
         let service = Service::new(&mut boot, waker, &poll, STORES)?;
         let acceptor = Acceptor::new(boot.listeners, boot.settings, &poll)?;
         slot.set_state(SlotState::Serving);
-        boot.channel.tell_master(crate::ipc::channel::ToMaster::Ready)?;
+        boot.channel.tell_master(&ToMaster::Ready)?;
         if !boot.quiet {
             log::info!("Application startup complete.");
         }
@@ -348,6 +352,11 @@ impl<'m> Worker<'m> {
             }
         }
         self.acceptor.rearm(&self.poll, self.clock.now);
+        for message in self.service.take_messages() {
+            if let Err(error) = self.channel.tell_master(&message) {
+                self.service.job_refused(&message, &error);
+            }
+        }
     }
 
     /// Ends connections whose time is up.
@@ -378,5 +387,5 @@ impl<'m> Worker<'m> {
     }
 }
 
-/// What is read at once holds a whole packet of handed-over connections.
-const _: () = assert!(crate::ipc::handover::MAX_PACKET <= SCRATCH);
+/// What is read at once holds a whole packet of handed-over connections, and a whole message of the master.
+const _: () = assert!(crate::ipc::handover::MAX_PACKET <= SCRATCH && crate::ipc::channel::MAX_MESSAGE <= SCRATCH);

@@ -11,8 +11,11 @@ use mio::event::Event;
 use mio::{Poll, Waker};
 
 use super::refresh::{Loaded, Watch};
+use super::writing::{Ticket, Writing};
 use super::{Boot, Clock};
+use crate::api::error::ApiError;
 use crate::api::routes::{self, Match, Route};
+use crate::api::write::{Lane, Work, WriteRoute};
 use crate::api::{online, Answer, ApiRules, Asked, Context, Freshness, PlanCache, Step};
 use crate::config::settings::TrustedPeers;
 use crate::config::store::OnlineStoreConfig;
@@ -20,8 +23,12 @@ use crate::feature::zone::LocalZone;
 use crate::http::date::DateCache;
 use crate::http::respond::{self, ResponseHead};
 use crate::http::{body, Framing, Head, HttpError, Version};
+use crate::ipc::channel::ToMaster;
+use crate::ipc::job::JobId;
+use crate::jobs;
 use crate::logging::access::{AccessLog, Entry};
 use crate::metrics::meters::Meters;
+use crate::offline::spool::Spool;
 use crate::online::redis;
 use crate::online::sqlite::Sqlite;
 use crate::online::OnlineStore;
@@ -50,6 +57,21 @@ pub(super) struct Retry {
     pub(super) since: Instant,
     /// What the store was asked for.
     pub(super) asked: Option<Asked>,
+    /// The answer that the writing thread or a job has made.
+    pub(super) done: Option<Answer>,
+    /// The job that will make it.
+    pub(super) job: Option<JobId>,
+}
+
+impl Retry {
+    fn new(freshness: Freshness, since: Instant) -> Self {
+        Self { freshness, since, asked: None, done: None, job: None }
+    }
+
+    /// Of a request that waits for a job.
+    pub(super) fn of_job(job: JobId) -> Self {
+        Self { job: Some(job), ..Self::new(Freshness::Checked, Instant::now()) }
+    }
 }
 
 /// What the request of a connection waits for.
@@ -58,6 +80,16 @@ struct Parked {
     step: Step,
     since: Instant,
     asked: Option<Asked>,
+    writes: Option<Writes>,
+}
+
+/// Who will answer a writing request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// The writing thread.
+    Thread(Ticket),
+    /// A job of the master's.
+    Job(JobId),
 }
 
 /// See the module.
@@ -89,6 +121,16 @@ pub(super) struct Service {
     last_since: Option<Instant>,
     next_retry: Option<Instant>,
     registry_loaded: Option<Loaded>,
+    writing: Writing,
+    /// What the last writing request that waits is waiting for.
+    writes: Option<Writes>,
+    /// Connections that wait for the writing thread.
+    writers: HashMap<Ticket, usize, foldhash::fast::RandomState>,
+    /// Answers of jobs that nobody has taken yet.
+    jobs_done: Vec<(JobId, Answer)>,
+    /// For the master.
+    messages: Vec<ToMaster>,
+    next_job: u64,
 }
 
 impl Service {
@@ -101,6 +143,21 @@ impl Service {
     ) -> io::Result<Self> {
         let settings = boot.settings;
         let store = open_store(boot, poll, first_token, waker.clone())?;
+        let rules = ApiRules {
+            key_version: boot.store.key_version,
+            strict_content_type: settings.strict_content_type,
+            enforce_ttl: settings.enforce_ttl,
+        };
+        let site = boot.site.clone();
+        let make_lane = move || Lane {
+            writer: site.writer(),
+            registry: site.registry.clone(),
+            rules,
+            repo_path: site.store.repo_path.clone(),
+            spool: site.store.writes.push_batching.map(|_| Spool::new(&site.spool)),
+            patience: jobs::PATIENCE,
+        };
+        let writing = Writing::new(Box::new(make_lane), waker.clone());
         Ok(Self {
             requests: 0,
             panicked: false,
@@ -115,11 +172,7 @@ impl Service {
             store,
             scratch: online::Scratch::default(),
             meters: boot.meters.take(),
-            rules: ApiRules {
-                key_version: boot.store.key_version,
-                strict_content_type: settings.strict_content_type,
-                enforce_ttl: settings.enforce_ttl,
-            },
+            rules,
             trusted: settings.trusted.clone(),
             answer: Answer::default(),
             head: Vec::with_capacity(256),
@@ -133,6 +186,12 @@ impl Service {
             last_since: None,
             next_retry: None,
             registry_loaded: None,
+            writing,
+            writes: None,
+            writers: HashMap::default(),
+            jobs_done: Vec::new(),
+            messages: Vec::new(),
+            next_job: 0,
         })
     }
 
@@ -216,6 +275,7 @@ impl Service {
                     Step::Reply
                 }
             }
+            Match::Run(Route::Write(route)) => self.write(route, incoming),
             Match::Run(Route::Later(path)) => {
                 routes::later(path, &mut self.answer);
                 Step::Reply
@@ -233,6 +293,129 @@ impl Service {
             self.answer.withheld = Some(self.answer.body.len());
         }
         step
+    }
+
+    /// Gives a writing request to its thread, or takes the answer that it has made.
+    fn write(&mut self, route: WriteRoute, incoming: &Incoming<'_>) -> Step {
+        let Incoming { head, bytes, retry, .. } = incoming;
+        if let Some(answer) = retry.as_ref().and_then(|retry| retry.done.clone()) {
+            self.answer = answer;
+            if let (Some(meters), Some(endpoint)) = (&mut self.meters, route.endpoint()) {
+                let since = retry.as_ref().map_or_else(Instant::now, |retry| retry.since);
+                if self.answer.handled {
+                    let fine = self.answer.status < 400 || self.answer.status == 409;
+                    meters.request(endpoint, fine, None, since.elapsed());
+                }
+            }
+            return Step::Reply;
+        }
+        if let Some(job) = retry.as_ref().and_then(|retry| retry.job) {
+            self.messages.push(ToMaster::AwaitJob(job));
+            self.writes = Some(Writes::Job(job));
+            return Step::WaitForWrite;
+        }
+        let checked = retry.as_ref().is_some_and(|retry| retry.freshness != Freshness::Unchecked);
+        if !checked && self.watch.changed() {
+            return Step::WaitForRegistry;
+        }
+        let text = |range: &std::ops::Range<usize>| std::str::from_utf8(&bytes[range.clone()]).unwrap_or("");
+        let body = match head.framing {
+            Framing::Length(_) => bytes[head.end..].to_vec(),
+            Framing::Chunked => {
+                let mut decoded = Vec::new();
+                body::collect(bytes, head.end, &mut decoded);
+                decoded
+            }
+        };
+        let work = Work {
+            route,
+            body,
+            content_type: head.content_type.as_ref().map(|range| text(range).to_owned()),
+            query: text(&head.query).to_owned(),
+            snapshot: self.watch.snapshot().clone(),
+        };
+        match self.writing.submit(work) {
+            Some(ticket) => {
+                self.writes = Some(Writes::Thread(ticket));
+                // The connection is known when it is parked.
+                self.writers.insert(ticket, usize::MAX);
+                Step::WaitForWrite
+            }
+            None => {
+                ApiError::Overloaded("Too many requests wait to be written").reply(&mut self.answer);
+                Step::Reply
+            }
+        }
+    }
+
+    /// Takes what the writing thread has done.
+    fn take_written(&mut self, ready: &mut Vec<(usize, Retry)>) {
+        while let Some((ticket, done)) = self.writing.take() {
+            let Some(index) = self.writers.remove(&ticket) else { continue };
+            let waits = done.answer.status == 0;
+            let mut waiting = self.parked.get_mut(&index).filter(|p| p.writes == Some(Writes::Thread(ticket)));
+            if let Some(job) = done.job {
+                let id = u64::from(std::process::id()) << 32 | self.next_job;
+                self.next_job = (self.next_job + 1) & 0xffff_ffff;
+                self.messages.push(ToMaster::RunJob(id, job));
+                if let Some(parked) = waiting.as_mut().filter(|_| waits) {
+                    parked.writes = Some(Writes::Job(id));
+                    continue;
+                }
+            }
+            if let (Some((source, mode)), Some(meters)) = (&done.pushed, &mut self.meters) {
+                meters.push(source, mode);
+            }
+            if waiting.is_some() {
+                if let Some(parked) = self.parked.remove(&index) {
+                    let answer = Answer { handled: done.handled, ..done.answer };
+                    let retry = Retry::new(Freshness::Checked, parked.since);
+                    ready.push((index, Retry { done: Some(answer), ..retry }));
+                }
+            }
+        }
+        for (id, answer) in std::mem::take(&mut self.jobs_done) {
+            let waiting: Vec<usize> = self
+                .parked
+                .iter()
+                .filter(|(_, parked)| parked.writes == Some(Writes::Job(id)))
+                .map(|(&index, _)| index)
+                .collect();
+            for index in waiting {
+                let Some(parked) = self.parked.remove(&index) else { continue };
+                let retry = Retry::new(Freshness::Checked, parked.since);
+                ready.push((index, Retry { done: Some(answer.clone()), ..retry }));
+            }
+        }
+    }
+
+    /// A job has ended.
+    pub(super) fn job_done(&mut self, id: JobId, status: u16, body: Vec<u8>) {
+        let mut answer = Answer { handled: true, ..Answer::default() };
+        *answer.json(status) = body;
+        self.jobs_done.push((id, answer));
+    }
+
+    /// The master could not be asked.
+    pub(super) fn job_refused(&mut self, message: &ToMaster, error: &io::Error) {
+        log::error!("a job could not be started: {error}");
+        if let ToMaster::RunJob(id, _) | ToMaster::AwaitJob(id) = message {
+            self.job_done(*id, 500, b"\"the job could not be started\"".to_vec());
+            self.next_retry.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// What the master is to be told.
+    pub(super) fn take_messages(&mut self) -> Vec<ToMaster> {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// The job that the request of connection `index` waits for.
+    pub(super) fn awaited_job(&self, index: usize) -> Option<JobId> {
+        match self.parked.get(&index)?.writes {
+            Some(Writes::Job(id)) => Some(id),
+            _ => None,
+        }
     }
 
     /// Makes the answer to something that is not a request.
@@ -321,7 +504,13 @@ impl Service {
         if let Some(asked) = &asked {
             self.store.own(asked.ticket, index);
         }
-        self.parked.insert(index, Parked { step: self.last_step, since, asked });
+        let writes = self.writes.take();
+        if let Some(Writes::Thread(ticket)) = writes {
+            if let Some(owner) = self.writers.get_mut(&ticket) {
+                *owner = index;
+            }
+        }
+        self.parked.insert(index, Parked { step: self.last_step, since, asked, writes });
     }
 
     /// Forgets a connection that is gone.
@@ -355,10 +544,11 @@ impl Service {
             self.next_retry = None;
         }
         let mut ready = Vec::new();
+        self.take_written(&mut ready);
         self.store.turn(now, &mut self.answered);
         for index in self.answered.drain(..) {
             if let Some(Parked { since, asked, .. }) = self.parked.remove(&index) {
-                ready.push((index, Retry { freshness: Freshness::Checked, since, asked }));
+                ready.push((index, Retry { asked, ..Retry::new(Freshness::Checked, since) }));
             }
         }
         if self.parked.is_empty() || (loaded.is_none() && !store_due) {
@@ -371,7 +561,7 @@ impl Service {
                 (Step::WaitForStore, _) if store_due => Freshness::Checked,
                 _ => return true,
             };
-            ready.push((index, Retry { freshness, since: parked.since, asked: None }));
+            ready.push((index, Retry::new(freshness, parked.since)));
             false
         });
         ready

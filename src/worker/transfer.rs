@@ -94,8 +94,13 @@ impl Worker<'_> {
     fn next_packet(&mut self) -> Vec<(Conn, Baggage)> {
         let now = self.clock.now;
         let mut chosen: Vec<(usize, Baggage)> = Vec::new();
-        for (index, conn) in self.conns.iter_mut().filter(|(_, conn)| conn.is_portable()) {
-            chosen.push((index, conn.baggage(now)));
+        for (index, conn) in &mut self.conns {
+            // Whoever waits for a job can as well wait elsewhere.
+            let job = self.service.awaited_job(index).filter(|_| conn.is_parked_portably());
+            if !conn.is_portable() && job.is_none() {
+                continue;
+            }
+            chosen.push((index, Baggage { job, ..conn.baggage(now) }));
             if chosen.len() == handover::MAX_BATCH {
                 break;
             }
@@ -104,12 +109,17 @@ impl Worker<'_> {
         for (index, baggage) in chosen.drain(fits..) {
             if let Some(conn) = self.conns.get_mut(index) {
                 conn.take_back(baggage);
+                if conn.retries() {
+                    self.service.forget(index);
+                    self.post(index);
+                }
             }
         }
         let mut packet = Vec::with_capacity(fits);
         for (index, baggage) in chosen {
             let mut conn = self.conns.remove(index);
             let _ = conn.deregister(self.poll.registry());
+            self.service.forget(index);
             packet.push((conn, baggage));
         }
         self.slot.set_connections(self.conns.len());

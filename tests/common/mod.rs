@@ -38,6 +38,24 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// Copies the files below `from`; the copies can be written to.
+pub fn copy_tree(from: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name == "data") {
+                fs::create_dir(&copy).unwrap();
+                copy_tree(&path, &copy);
+            }
+        } else {
+            fs::copy(&path, &copy).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+    }
+}
+
 /// A private copy of a fixture repository.
 pub struct Repo {
     pub dir: tempfile::TempDir,
@@ -46,12 +64,7 @@ pub struct Repo {
 impl Repo {
     pub fn copy_of(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(fixture(name)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-            }
-        }
+        copy_tree(&fixture(name), dir.path());
         Self { dir }
     }
 

@@ -1,24 +1,23 @@
-//! Writing features, byte for byte as the reference does it, over a blocking connection and in pipelines.
+//! Writing features, byte for byte as the reference does it, over blocking connections and in pipelines.
 
-use redis::{ConnectionLike, Pipeline};
+use std::collections::HashMap;
+
+use redis::{Connection, ConnectionLike, ErrorKind, RedisError, Value};
 
 use super::keys;
+use super::link::Address;
+use super::resp::{write_bulk, write_header};
+use super::topology::{self, Found};
+use crate::config::redis::RedisConfig;
+use crate::feature::rows::{Nanos, NoTime, Rows};
+use crate::online::{OnlineWriter, Unwritten};
 use crate::registry::model::seconds_and_nanos;
 use crate::registry::wire;
 
 /// Rows that go out in one pipeline.
 const BATCH: usize = 500;
-
-/// The features of one entity in one view.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Serialized entity key.
-    pub key: Vec<u8>,
-    /// Event time, seconds since the epoch and nanoseconds.
-    pub event: (i64, i32),
-    /// Feature names with serialized values; empty bytes are null.
-    pub features: Vec<(String, Vec<u8>)>,
-}
+/// How often a write is begun again when servers have moved or connections are gone.
+const RETRIES: u32 = 3;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,70 +28,226 @@ pub struct Rules {
     pub skip_dedup: bool,
 }
 
-/// Writes the rows of a view, which the store knows as `view`. A row that is not newer than what is stored, or than
-/// an earlier row of its entity in this call, is left out whole; a stored time of zero stops nobody. Returns how
-/// many rows were written.
+/// Writes those rows whose numbers are in `which`. A row that is not newer than what is stored, or than an earlier
+/// row of its entity in this call, is left out whole; a stored time of zero stops nobody. Returns how many were
+/// written.
 pub fn write(
     connection: &mut impl ConnectionLike,
     project: &str,
-    view: &str,
-    rows: &[Row],
+    rows: &Rows,
+    which: &[u32],
     rules: Rules,
-) -> Result<usize, redis::RedisError> {
-    let time_field = keys::time_field(view);
-    let mut newest: std::collections::HashMap<Vec<u8>, i128> = std::collections::HashMap::new();
+) -> Result<usize, RedisError> {
+    let time_field = keys::time_field(&rows.stored);
+    let fields: Vec<[u8; 4]> = rows.features.iter().map(|name| keys::field(&rows.stored, name)).collect();
+    let mut newest: HashMap<&[u8], Nanos, foldhash::fast::RandomState> = HashMap::default();
     let mut written = 0;
-    for batch in rows.chunks(BATCH) {
-        let full = |row: &Row| [&row.key[..], project.as_bytes()].concat();
-        let stored: Vec<(Option<Vec<u8>>,)> = if rules.skip_dedup {
-            vec![(None,); batch.len()]
+    let mut out = Vec::new();
+    for batch in which.chunks(BATCH) {
+        let stored = if rules.skip_dedup {
+            vec![0; batch.len()]
         } else {
-            let mut pipe = Pipeline::new();
-            batch.iter().for_each(|row| {
-                pipe.cmd("HMGET").arg(full(row)).arg(&time_field);
-            });
-            pipe.query(connection)?
+            stored_times(connection, project, rows, batch, &time_field, &mut out)?
         };
-        let mut pipe = Pipeline::new();
-        for (row, (stored,)) in batch.iter().zip(stored) {
-            let key = full(row);
-            let event = nanoseconds(row.event);
+        out.clear();
+        let mut commands = 0;
+        for (&row, stored) in batch.iter().zip(stored) {
+            let row = row as usize;
+            // Finer digits than microseconds are not kept.
+            let event = rows.heads[row].event.div_euclid(1000) * 1000;
             if !rules.skip_dedup {
-                let stored = stored.and_then(|bytes| seconds_and_nanos(&bytes).ok()).map_or(0, nanoseconds);
-                let known = newest.get(&key).copied().unwrap_or(0).max(stored);
+                let known = newest.get(rows.key(row)).copied().unwrap_or(0).max(stored);
                 if known != 0 && event <= known {
                     continue;
                 }
-                newest.insert(key.clone(), event);
+                newest.insert(rows.key(row), event);
             }
-            let command = pipe.cmd("HSET").arg(&key).arg(&time_field).arg(timestamp(row.event));
-            for (feature, value) in &row.features {
-                command.arg(&keys::field(view, feature)).arg(value);
+            write_header(&mut out, b'*', 4 + fields.len() * 2);
+            out.extend_from_slice(b"$4\r\nHSET\r\n");
+            write_key(&mut out, rows.key(row), project);
+            write_bulk(&mut out, time_field.as_bytes());
+            write_bulk(&mut out, &timestamp(event));
+            for (index, field) in fields.iter().enumerate() {
+                write_bulk(&mut out, field);
+                write_bulk(&mut out, rows.value(row, index));
             }
-            command.ignore();
+            commands += 1;
             if let Some(seconds) = rules.key_ttl {
-                pipe.cmd("EXPIRE").arg(&key).arg(seconds).ignore();
+                out.extend_from_slice(b"*3\r\n$6\r\nEXPIRE\r\n");
+                write_key(&mut out, rows.key(row), project);
+                write_bulk(&mut out, seconds.to_string().as_bytes());
+                commands += 1;
             }
             written += 1;
         }
-        if !pipe.is_empty() {
-            pipe.query::<()>(connection)?;
+        if commands > 0 {
+            checked(connection.req_packed_commands(&out, 0, commands)?)?;
         }
     }
     Ok(written)
 }
 
-fn nanoseconds((seconds, nanos): (i64, i32)) -> i128 {
-    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+/// The event times that are stored for these rows.
+fn stored_times(
+    connection: &mut impl ConnectionLike,
+    project: &str,
+    rows: &Rows,
+    batch: &[u32],
+    time_field: &str,
+    out: &mut Vec<u8>,
+) -> Result<Vec<Nanos>, RedisError> {
+    out.clear();
+    for &row in batch {
+        out.extend_from_slice(b"*3\r\n$4\r\nHGET\r\n");
+        write_key(out, rows.key(row as usize), project);
+        write_bulk(out, time_field.as_bytes());
+    }
+    let replies = checked(connection.req_packed_commands(out, 0, batch.len())?)?;
+    Ok(replies
+        .into_iter()
+        .map(|reply| match reply {
+            Value::BulkString(bytes) => seconds_and_nanos(&bytes)
+                .map_or(0, |(seconds, nanos)| seconds.saturating_mul(1_000_000_000) + i64::from(nanos)),
+            _ => 0,
+        })
+        .collect())
+}
+
+/// An error among the replies is the error of all.
+fn checked(replies: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+    replies.into_iter().map(Value::extract_error).collect()
+}
+
+fn write_key(out: &mut Vec<u8>, key: &[u8], project: &str) {
+    write_header(out, b'$', key.len() + project.len());
+    out.extend_from_slice(key);
+    out.extend_from_slice(project.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A serialized `google.protobuf.Timestamp`; the epoch is the empty string.
-fn timestamp((seconds, nanos): (i64, i32)) -> Vec<u8> {
+fn timestamp(event: Nanos) -> Vec<u8> {
     let mut out = Vec::new();
-    for (number, value) in [(1, seconds), (2, i64::from(nanos))] {
+    let parts = [(1, event.div_euclid(1_000_000_000)), (2, event.rem_euclid(1_000_000_000))];
+    for (number, value) in parts {
         if value != 0 {
             wire::put_int(&mut out, number, value);
         }
     }
     out
+}
+
+/// Blocking connections to all servers of a store.
+pub struct RedisWriter {
+    config: RedisConfig,
+    project: String,
+    found: Option<Found>,
+    connections: Vec<Option<Connection>>,
+}
+
+impl RedisWriter {
+    /// A writer that connects on first use.
+    pub fn new(config: &RedisConfig, project: &str) -> Self {
+        // Replicas take no writes.
+        let config = RedisConfig { read_from_replicas: false, ..config.clone() };
+        Self { config, project: project.to_owned(), found: None, connections: Vec::new() }
+    }
+
+    fn forget(&mut self) {
+        self.found = None;
+        self.connections.clear();
+    }
+
+    /// Writes the rows of one server.
+    fn write_to(&mut self, node: usize, rows: &Rows, which: &[u32]) -> Result<(), Problem> {
+        let Some(found) = &self.found else { return Err(Problem::Moved("no servers".to_owned())) };
+        if self.connections[node].is_none() {
+            let opened = match &found.nodes[node] {
+                Address::Unix(_) => topology::connect(&self.config, "", 0, true),
+                Address::Tcp(_, name) => {
+                    let (host, port) = name.rsplit_once(':').unwrap_or((name, ""));
+                    topology::connect(&self.config, host, port.parse().unwrap_or(6379), true)
+                }
+            };
+            self.connections[node] = Some(opened.map_err(Problem::Gone)?);
+        }
+        let Some(connection) = &mut self.connections[node] else { return Ok(()) };
+        let rules = Rules { key_ttl: self.config.key_ttl, skip_dedup: self.config.skip_dedup };
+        write(connection, &self.project, rows, which, rules).map(|_| ()).map_err(|error| {
+            let text = error.to_string();
+            let elsewhere = error.is_cluster_error() || matches!(error.code(), Some("READONLY" | "LOADING"));
+            if elsewhere {
+                Problem::Moved(text)
+            } else if error.is_io_error() || matches!(error.kind(), ErrorKind::Parse) {
+                Problem::Gone(text)
+            } else {
+                Problem::Refused(text)
+            }
+        })
+    }
+
+    fn write_once(&mut self, rows: &Rows) -> Result<(), Problem> {
+        if self.found.is_none() {
+            let found = topology::known(&self.config)
+                .map_or_else(|| topology::discover(&self.config), Ok)
+                .map_err(Problem::Gone)?;
+            self.connections = found.nodes.iter().map(|_| None).collect();
+            self.found = Some(found);
+        }
+        let Some(found) = &self.found else { return Ok(()) };
+        let mut parts: Vec<Vec<u32>> = vec![Vec::new(); found.nodes.len()];
+        let mut key = Vec::new();
+        for row in 0..rows.len() {
+            let node = if found.slots.is_empty() {
+                0
+            } else {
+                key.clear();
+                key.extend_from_slice(rows.key(row));
+                key.extend_from_slice(self.project.as_bytes());
+                usize::from(found.slots[usize::from(keys::slot(&key))])
+            };
+            let part = parts.get_mut(node).ok_or_else(|| Problem::Moved("a slot without a server".to_owned()))?;
+            part.push(row as u32);
+        }
+        for (node, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            self.write_to(node, rows, part)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a write did not happen.
+enum Problem {
+    /// The server is another one now.
+    Moved(String),
+    /// The connection is gone, or there is none.
+    Gone(String),
+    /// The server has said no.
+    Refused(String),
+}
+
+impl OnlineWriter for RedisWriter {
+    fn write(&mut self, views: &[Rows]) -> Result<(), Unwritten> {
+        for rows in views {
+            let mut left = RETRIES;
+            // Writing a row twice changes nothing: what is not newer is left out.
+            while let Err(problem) = self.write_once(rows) {
+                left -= 1;
+                let text = match problem {
+                    Problem::Refused(text) => return Err(Unwritten::Failed(text)),
+                    Problem::Moved(text) | Problem::Gone(text) => text,
+                };
+                self.forget();
+                if left == 0 {
+                    return Err(Unwritten::Failed(text));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
+    fn no_time(&self) -> NoTime {
+        NoTime { event: "NaTType does not support utctimetuple", created: None }
+    }
 }

@@ -1,0 +1,280 @@
+//! Offline rows that wait for their batch. An accepted push is one file, durable before its answer; a batch takes
+//! all that wait, and each row lands exactly once whatever dies when.
+//!
+//! ```text
+//! <root>/<source>/pending/<time>-<pid>-<n>.<rows>.json   the bodies of pushes
+//! <root>/<source>/flush                                  the batch being written: its id, then its files
+//! <root>/<source>/rejected/                              rows that could not be written, with the reason
+//! ```
+//!
+//! A batch is written to the source together with its id. Whoever finds a `flush` file asks the source: if it has
+//! that id, the files have landed and are removed; if not, they are taken again.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::append::{self, Flush};
+use crate::feature::frame::Frame;
+use crate::os::lock::{replace_file, sync_folder, RangeLock};
+use crate::os::process::wall_clock;
+use crate::registry::source::Source;
+use crate::text::pyjson::{self, Json};
+
+/// Most files that wait; beyond them pushes are refused.
+const MOST_FILES: usize = 200_000;
+/// Most rows of one batch.
+const MOST_ROWS: usize = 200_000;
+/// How often a process counts what waits.
+const COUNT_PERIOD: Duration = Duration::from_secs(1);
+
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spooled {
+    /// It is kept.
+    Kept,
+    /// Too much waits already.
+    Full,
+}
+
+/// What waits for one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Pushes.
+    pub files: usize,
+    /// Their rows.
+    pub rows: usize,
+    /// Age of the oldest.
+    pub oldest: Duration,
+}
+
+/// The folder of all sources.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    root: PathBuf,
+    written: u64,
+    counted: Option<(Instant, usize)>,
+}
+
+/// What a batch has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flushed {
+    /// Rows that landed.
+    pub rows: usize,
+    /// Pushes that were set aside.
+    pub rejected: usize,
+}
+
+impl Spool {
+    /// A spool in the folder `root`, which is made when it is needed.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), written: 0, counted: None }
+    }
+
+    fn folder(&self, source: &Source) -> PathBuf {
+        self.root.join(folder_name(source))
+    }
+
+    /// Keeps the body of a push; durable when this returns.
+    pub fn add(&mut self, source: &Source, body: &[u8], rows: usize) -> io::Result<Spooled> {
+        let pending = self.folder(source).join("pending");
+        if !pending.is_dir() {
+            fs::create_dir_all(&pending)?;
+            sync_folder(&self.folder(source))?;
+            sync_folder(&pending)?;
+        }
+        if self.waiting(&pending) >= MOST_FILES {
+            return Ok(Spooled::Full);
+        }
+        self.written += 1;
+        let now = wall_clock().as_nanos();
+        let name = format!("{now:020}-{}-{}.{rows}.json", std::process::id(), self.written);
+        let temporary = pending.join(format!(".{name}.tmp"));
+        let written = || -> io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(body)?;
+            file.sync_all()?;
+            fs::rename(&temporary, pending.join(&name))?;
+            File::open(&pending)?.sync_all()
+        };
+        written().inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })?;
+        Ok(Spooled::Kept)
+    }
+
+    /// How many pushes wait, as of a moment ago.
+    fn waiting(&mut self, pending: &Path) -> usize {
+        let now = Instant::now();
+        match &mut self.counted {
+            Some((at, count)) if now.duration_since(*at) < COUNT_PERIOD => {
+                *count += 1;
+                *count
+            }
+            _ => {
+                let count = fs::read_dir(pending).map_or(0, Iterator::count);
+                self.counted = Some((now, count));
+                count
+            }
+        }
+    }
+
+    /// What waits, by the folders of the sources.
+    pub fn backlog(&self) -> Vec<(String, Backlog)> {
+        let now = wall_clock().as_nanos();
+        let Ok(folders) = fs::read_dir(&self.root) else { return Vec::new() };
+        let mut found = Vec::new();
+        for folder in folders.filter_map(Result::ok) {
+            let name = folder.file_name().to_string_lossy().into_owned();
+            let mut backlog = Backlog::default();
+            for file in pending_files(&folder.path()).unwrap_or_default() {
+                backlog.files += 1;
+                backlog.rows += rows_of(&file);
+                let since = file.split('-').next().and_then(|time| time.parse::<u128>().ok()).unwrap_or(now);
+                let age = Duration::from_nanos(now.saturating_sub(since).min(u128::from(u64::MAX)) as u64);
+                backlog.oldest = backlog.oldest.max(age);
+            }
+            // An unfinished batch waits, too.
+            if backlog.files > 0 || folder.path().join("flush").exists() {
+                found.push((name, backlog));
+            }
+        }
+        found
+    }
+
+    /// Writes what waits for `source`, as one batch.
+    pub fn flush(&self, source: &Source, repo: &Path, patience: Duration) -> Result<Flushed, String> {
+        let folder = self.folder(source);
+        if !folder.is_dir() {
+            return Ok(Flushed::default());
+        }
+        let text = |error: io::Error| format!("{}: {error}", folder.display());
+        let _lock = RangeLock::take(&folder.join("lock"), 0, patience).map_err(text)?;
+        finish_earlier(&folder, source, repo, patience)?;
+        let mut flushed = Flushed::default();
+        let files = pending_files(&folder).map_err(text)?;
+        if files.is_empty() {
+            return Ok(flushed);
+        }
+        let id = format!("{:032x}", fastrand::u128(..));
+        let flush = Flush { source, repo, id: &id, patience };
+        let open = flush.open()?;
+        let mut taken: Vec<String> = Vec::new();
+        let (mut frames, mut batches) = (Vec::new(), Vec::new());
+        for file in files {
+            if flushed.rows >= MOST_ROWS {
+                break;
+            }
+            let path = folder.join("pending").join(&file);
+            let body = fs::read(&path).map_err(text)?;
+            match columns(&body).and_then(|mut frame| {
+                let batch = open.prepare(&mut frame.columns)?;
+                Ok((frame.columns, batch))
+            }) {
+                Ok((columns, batch)) => {
+                    flushed.rows += batch.num_rows();
+                    frames.push(columns);
+                    batches.push(batch);
+                    taken.push(file);
+                }
+                Err(reason) => {
+                    reject(&folder, &file, &reason).map_err(text)?;
+                    log::error!("an offline push to {} was set aside: {reason}", source.name);
+                    flushed.rejected += 1;
+                }
+            }
+        }
+        if taken.is_empty() {
+            return Ok(flushed);
+        }
+        let manifest = format!("{id}\n{}\n", taken.join("\n"));
+        replace_file(&folder.join("flush"), manifest.as_bytes()).map_err(text)?;
+        open.write(&batches, &frames)?;
+        remove_batch(&folder, &taken).map_err(text)?;
+        append::forget(source, repo, &id);
+        Ok(flushed)
+    }
+}
+
+/// The folder of a source: its name, and what tells apart those whose names need other letters.
+pub fn folder_name(source: &Source) -> String {
+    let plain: String =
+        source.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let hash = source.path.bytes().chain(source.name.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{plain}-{hash:016x}")
+}
+
+fn pending_files(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder.join("pending")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".json") && !name.starts_with('.') {
+            files.push(name);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn rows_of(file: &str) -> usize {
+    file.trim_end_matches(".json").rsplit('.').next().and_then(|rows| rows.parse().ok()).unwrap_or(0)
+}
+
+/// The data in the body of a push.
+fn columns(body: &[u8]) -> Result<Frame<'static>, String> {
+    let value = pyjson::parse(body).map_err(|_| "not JSON".to_owned())?.value;
+    let Json::Object(members) = value else { return Err("no object".to_owned()) };
+    let frame = members.into_iter().find(|(name, _)| name == "df").map(|(_, value)| value);
+    let Some(Json::Object(columns)) = frame else { return Err("no df".to_owned()) };
+    Frame::of(&columns)
+}
+
+fn reject(folder: &Path, file: &str, reason: &str) -> io::Result<()> {
+    let rejected = folder.join("rejected");
+    fs::create_dir_all(&rejected)?;
+    replace_file(&rejected.join(format!("{file}.reason")), format!("{reason}\n").as_bytes())?;
+    fs::rename(folder.join("pending").join(file), rejected.join(file))?;
+    sync_folder(&rejected.join(file))
+}
+
+/// Ends a batch whose process has died.
+fn finish_earlier(folder: &Path, source: &Source, repo: &Path, patience: Duration) -> Result<(), String> {
+    let text = |error: io::Error| format!("{}: {error}", folder.display());
+    let manifest = match fs::read_to_string(folder.join("flush")) {
+        Ok(manifest) => manifest,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(text(error)),
+    };
+    let mut lines = manifest.lines();
+    let id = lines.next().unwrap_or_default();
+    if (Flush { source, repo, id, patience }).is_applied()? {
+        let files: Vec<String> = lines.map(str::to_owned).collect();
+        remove_batch(folder, &files).map_err(text)?;
+        append::forget(source, repo, id);
+    } else {
+        fs::remove_file(folder.join("flush")).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// Removes the files of a batch that has landed, its own file last.
+fn remove_batch(folder: &Path, files: &[String]) -> io::Result<()> {
+    let pending = folder.join("pending");
+    for file in files {
+        match fs::remove_file(pending.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    File::open(&pending)?.sync_all()?;
+    fs::remove_file(folder.join("flush"))?;
+    sync_folder(&folder.join("flush"))
+}
