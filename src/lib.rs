@@ -10,7 +10,7 @@
 //! | [`feature`] | Which cells does a request need and how are they keyed, typed and printed? |
 //! | [`online`], [`offline`] | Where do the bytes come from, and where do they go? |
 //! | [`api`] | What does each route do, step by step? |
-//! | [`jobs`] | What runs in a process of its own? |
+//! | [`jobs`], [`define`] | What runs in a process of its own? What does a repository declare? |
 //! | [`worker`], [`scrape`] | When does each step run? Who reads the metric files? |
 //! | [`master`] | Which processes exist, and in which phase? |
 //! | [`cli`] | What did the operator ask for? |
@@ -18,6 +18,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod define;
 pub mod exit;
 pub mod feature;
 pub mod http;

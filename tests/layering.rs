@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["feature"],
     &["online", "offline"],
     &["api"],
-    &["jobs"],
+    &["jobs", "define"],
     &["worker", "scrape"],
     &["master"],
     &["cli", "main", "lib"],
