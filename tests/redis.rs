@@ -317,7 +317,8 @@ fn what_is_written_are_the_recorded_bytes() {
                 features.push((name.to_owned(), value.clone()));
             }
             let (seconds, nanos) = event.unwrap();
-            let names: Vec<&str> = features.iter().map(|(name, _): &(String, Vec<u8>)| name.as_str()).collect();
+            let names: Vec<&str> =
+                features.iter().map(|(name, _): &(String, Vec<u8>)| name.as_str()).collect();
             let mut rows = rows_of(view, &names);
             let event = seconds * 1_000_000_000 + i64::from(nanos);
             add(&mut rows, &key[..key.len() - "shop".len()], event, |index| &features[index].1);

@@ -32,7 +32,11 @@ enum Store {
 fn columns(body: &Value) -> BTreeMap<String, Value> {
     let names = body["metadata"]["feature_names"].as_array().unwrap();
     let results = body["results"].as_array().unwrap();
-    names.iter().zip(results).map(|(name, result)| (name.as_str().unwrap().to_owned(), result.clone())).collect()
+    names
+        .iter()
+        .zip(results)
+        .map(|(name, result)| (name.as_str().unwrap().to_owned(), result.clone()))
+        .collect()
 }
 
 /// Compares what is read now with the recording. Redis keeps what is not older: rows that differ because of that are
@@ -58,8 +62,10 @@ fn read_back(client: &mut Client, read: &Value, store: Store, kept: &mut usize) 
                 return Some(format!("{name}: {} instead of {column}", found[name]));
             }
             for row in 0..column["values"].as_array().unwrap().len() {
-                let time = |column: &Value| column["event_timestamps"][row].as_str().unwrap()[..19].to_owned();
-                if found[name]["values"][row] == column["values"][row] && time(&found[name]) == time(&column) {
+                let time =
+                    |column: &Value| column["event_timestamps"][row].as_str().unwrap()[..19].to_owned();
+                if found[name]["values"][row] == column["values"][row] && time(&found[name]) == time(&column)
+                {
                     continue;
                 }
                 if time(&found[name]) < time(&column) {
@@ -139,16 +145,18 @@ fn check_registry(repo: &Path, wanted: &Value) -> Option<String> {
 fn stored(repo: &Path) -> Value {
     let connection = rusqlite::Connection::open(repo.join("data/online_store.db")).unwrap();
     let mut tables = connection.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").unwrap();
-    let names: Vec<String> =
-        tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let names: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     let mut all = serde_json::Map::new();
     for table in names {
         let mut entities = serde_json::Map::new();
-        let sql = format!("SELECT entity_key, feature_name, value, value_text, event_ts, created_ts FROM \"{table}\"");
+        let sql = format!(
+            "SELECT entity_key, feature_name, value, value_text, event_ts, created_ts FROM \"{table}\""
+        );
         let mut rows = connection.prepare(&sql).unwrap();
         let mut rows = rows.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let hex = |bytes: Vec<u8>| -> String { bytes.iter().map(|byte| format!("{byte:02X}")).collect() };
+            let hex =
+                |bytes: Vec<u8>| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02X}"));
             let value = serde_json::json!([
                 hex(row.get(2).unwrap()),
                 row.get::<_, Option<String>>(3).unwrap(),
@@ -187,7 +195,8 @@ fn replay_all(server: &Server, store: Store) -> usize {
                 let fine = if name.contains("created") { 200 } else { 500 };
                 problem = (got.status != fine).then(|| format!("status {}: {}", got.status, got.text()));
             } else if u64::from(got.status) != wanted["status"].as_u64().unwrap() {
-                problem = Some(format!("status {} instead of {}: {}", got.status, wanted["status"], got.text()));
+                problem =
+                    Some(format!("status {} instead of {}: {}", got.status, wanted["status"], got.text()));
             } else if case["match"] == "exact" || !text.starts_with("\"Type ") {
                 if got.header("content-type") != wanted["content_type"].as_str() {
                     problem = Some(format!("content type {:?}", got.header("content-type")));

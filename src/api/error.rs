@@ -53,7 +53,9 @@ impl ApiError {
                 json::write_bytes(body, &inner);
             }
             Self::Key(text) => json::write_str(body, &pyrepr::repr(text)),
-            Self::Other(text) | Self::Unsupported(text) | Self::Unavailable(text) => json::write_str(body, text),
+            Self::Other(text) | Self::Unsupported(text) | Self::Unavailable(text) => {
+                json::write_str(body, text)
+            }
             Self::Overloaded(text) => {
                 json::write_str(body, text);
                 answer.retry_after = Some(1);

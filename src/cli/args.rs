@@ -42,6 +42,29 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Make a demo repository in ./feast-quickstart and serve it (no Python needed)
     Quickstart(QuickstartArgs),
+    /// Make a new repository
+    Init(InitArgs),
+    /// Make registry and online store what definitions.yaml (or, through Feast's SDK, *.py) says
+    Apply,
+    /// Show what `apply` would change
+    Plan,
+    /// Write the newest rows of a window of time to the online store
+    Materialize(MaterializeArgs),
+    /// The same from where each view's last run ended
+    MaterializeIncremental(IncrementalArgs),
+    /// Remove a project's values and definitions
+    Teardown,
+    /// Feature views
+    #[command(subcommand, name = "feature-views")]
+    FeatureViews(ListCommand),
+    /// Entities
+    #[command(subcommand)]
+    Entities(ListCommand),
+    /// Feature services
+    #[command(subcommand, name = "feature-services")]
+    FeatureServices(ListCommand),
+    /// Read features once, without a server
+    GetOnlineFeatures(GetArgs),
     /// Ask or tell a running server through its control socket
     Ctl(CtlArgs),
     /// Read Prometheus multiprocess metric files
@@ -49,6 +72,71 @@ pub(super) enum Command {
     Metrics(MetricsCommand),
     /// Print the version
     Version,
+}
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// Name of the project and its folder [default: my_project]
+    pub(super) name: Option<String>,
+    /// Without the example
+    #[arg(short, long)]
+    pub(super) minimal: bool,
+    /// Folder to make it in [default: ./NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(super) repo_path: Option<PathBuf>,
+}
+
+/// Options of `materialize`.
+#[derive(Debug, Args)]
+pub(super) struct MaterializeArgs {
+    /// First instant, e.g. 2025-03-01T00:00:00; UTC unless it names an offset
+    #[arg(value_name = "START_TS")]
+    pub(super) start: Option<String>,
+    /// Last instant
+    #[arg(value_name = "END_TS")]
+    pub(super) end: Option<String>,
+    /// Only this feature view; may be repeated
+    #[arg(short = 'v', long = "views", value_name = "VIEW")]
+    pub(super) views: Vec<String>,
+    /// All rows, whatever their time
+    #[arg(long)]
+    pub(super) disable_event_timestamp: bool,
+}
+
+/// Options of `materialize-incremental`.
+#[derive(Debug, Args)]
+pub(super) struct IncrementalArgs {
+    /// Last instant, ISO 8601
+    #[arg(value_name = "END_TS")]
+    pub(super) end: String,
+    /// Only this feature view; may be repeated
+    #[arg(short = 'v', long = "views", value_name = "VIEW")]
+    pub(super) views: Vec<String>,
+}
+
+/// Subcommands of `feature-views` and its like.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum ListCommand {
+    /// Print them as a table
+    List,
+}
+
+/// Options of `get-online-features`.
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// NAME=VALUE of a join key; repeated for several rows
+    #[arg(short, long, value_name = "NAME=VALUE", required = true)]
+    pub(super) entities: Vec<String>,
+    /// VIEW:FEATURE; may be repeated
+    #[arg(short, long, value_name = "VIEW:FEATURE")]
+    pub(super) features: Vec<String>,
+    /// A feature service instead of features
+    #[arg(short, long)]
+    pub(super) service: Option<String>,
+    /// Print the answer as a server would send it
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Options of `ctl`.

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use log::LevelFilter;
 
-use super::args::{Cli, Command, MetricsCommand, MetricsFormat, ServeArgs};
-use super::{activation, ctl, quickstart, resolve};
+use super::args::{Cli, Command, ListCommand, MetricsCommand, MetricsFormat, ServeArgs};
+use super::{activation, apply, ctl, get, init, list, materialize, quickstart, resolve};
 use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
@@ -31,10 +31,12 @@ pub fn main() -> ExitCode {
         Command::Quickstart(args) => quickstart::run(&args, cli.log_level),
         Command::Metrics(MetricsCommand::Render { dir, format }) => render_metrics(&dir, format),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Init(args) => init::init(&args),
         Command::Version => {
             say(&format!("feast-prefork {}", env!("CARGO_PKG_VERSION")));
             Ok(exit::OK)
         }
+        command => on_repository(command, &location, cli.log_level),
     };
     let code = done.unwrap_or_else(|error| {
         complain(&error);
@@ -42,6 +44,25 @@ pub fn main() -> ExitCode {
     });
     // The master's objects are not torn down: the system does that faster.
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Commands that open a repository, do one thing and end.
+fn on_repository(command: Command, location: &Location, level: LevelFilter) -> Result<i32, StartError> {
+    // What a server says at level info is noise here, unless it was asked for.
+    let level = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
+    start_logging(&Target::Stderr, level)?;
+    match command {
+        Command::Apply => apply::apply(location, false),
+        Command::Plan => apply::apply(location, true),
+        Command::Teardown => apply::teardown(location),
+        Command::Materialize(args) => materialize::window(location, &args),
+        Command::MaterializeIncremental(args) => materialize::incremental(location, &args),
+        Command::FeatureViews(ListCommand::List) => list::views(location),
+        Command::Entities(ListCommand::List) => list::entities(location),
+        Command::FeatureServices(ListCommand::List) => list::services(location),
+        Command::GetOnlineFeatures(args) => get::get(location, &args),
+        _ => Ok(exit::OK),
+    }
 }
 
 /// Prints what a scrape of `dir` answers; files with damage are named on standard error.
@@ -85,7 +106,7 @@ fn prepare(location: &Location, flags: &ServeArgs, missing: MissingRegistry) -> 
     master::load(settings, store, missing)
 }
 
-fn configure(
+pub(super) fn configure(
     location: &Location,
     flags: &ServeArgs,
 ) -> Result<(ServeArgs, crate::config::Settings, StoreConfig), StartError> {

@@ -66,6 +66,22 @@ fn table(status: &Status) -> String {
             worker.memory_kib / 1024,
         )
     }));
+    for job in &status.jobs {
+        let state = if job.pid == 0 { "waits".to_owned() } else { format!("{} %", job.percent) };
+        lines.push(format!(
+            "{:>8}   job  {:<9} {:>8} {}",
+            job.pid,
+            state,
+            duration(job.age_seconds),
+            job.what
+        ));
+    }
+    if status.offline_pushes_waiting > 0 {
+        lines.push(format!(
+            "{} offline pushes with {} rows wait for their batch",
+            status.offline_pushes_waiting, status.offline_rows_waiting
+        ));
+    }
     lines.join("\n")
 }
 

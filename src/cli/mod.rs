@@ -3,11 +3,16 @@
 //! The only place that knows clap, prints to the terminal, and reads the environment.
 
 mod activation;
+mod apply;
 mod args;
 mod commands;
 mod ctl;
-mod demo_repo;
+mod get;
+mod init;
+mod list;
+mod materialize;
 mod quickstart;
 mod resolve;
+mod site;
 
 pub use commands::main;

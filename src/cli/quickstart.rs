@@ -12,11 +12,13 @@ use nix::unistd::Pid;
 
 use super::args::{QuickstartArgs, ServeArgs};
 use super::commands::{say, serve};
-use super::demo_repo;
+use super::{apply, init, site};
 use crate::config::store::Location;
 use crate::exit;
-use crate::master::StartError;
-use crate::registry::file::version_id;
+use crate::ipc::job::{Report, Run, Window};
+use crate::jobs::{self, Observer};
+use crate::master::{MissingRegistry, StartError};
+use crate::os::process::wall_clock;
 
 const REQUEST: &str = r#"{"feature_service":"driver_activity_v2","entities":{"driver_id":[1001,1002]}}"#;
 /// How long `--once` waits for its server.
@@ -31,7 +33,7 @@ pub(super) fn run(args: &QuickstartArgs, level: LevelFilter) -> Result<i32, Star
         make(&args.dir)?;
         say(&format!(
             "Made a demo repository in {shown}: 2 feature views, 3 feature services, {} drivers.",
-            demo_repo::DRIVERS.len()
+            init::DRIVERS.len()
         ));
     }
     if args.once {
@@ -49,9 +51,7 @@ pub(super) fn run(args: &QuickstartArgs, level: LevelFilter) -> Result<i32, Star
 const DEFAULT_PORT: u16 = 6566;
 
 fn make(dir: &Path) -> Result<(), StartError> {
-    let since = crate::os::process::wall_clock();
-    let now = (since.as_secs() as i64, (since.subsec_micros() * 1000) as i32);
-    demo_repo::make(dir, &version_id(), now).map_err(|error| {
+    let failed = |error: std::io::Error| {
         let hint = match error.kind() {
             ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
                 "it exists and is not a feature repository; choose another --dir"
@@ -59,7 +59,43 @@ fn make(dir: &Path) -> Result<(), StartError> {
             _ => "choose a --dir that can be written",
         };
         StartError::new(exit::CONFIG, format!("cannot make {}: {error}; {hint}", dir.display()))
-    })
+    };
+    // It appears whole or not at all.
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let building = dir.with_file_name(format!(".{name}.{}", std::process::id()));
+    let made = fill(&building, failed).and_then(|()| std::fs::rename(&building, dir).map_err(failed));
+    if made.is_err() {
+        let _ = std::fs::remove_dir_all(&building);
+    }
+    made
+}
+
+/// What a newcomer does with `init`, `apply` and `materialize`, without the words.
+fn fill(dir: &Path, failed: impl Fn(std::io::Error) -> StartError) -> Result<(), StartError> {
+    init::write(dir, PROJECT, false).map_err(failed)?;
+    let location = Location { chdir: Some(dir.to_owned()), ..Location::default() };
+    let (prepared, site) = site::open(&location, MissingRegistry::Make)?;
+    apply::make(&prepared, &site)?;
+    let (prepared, site) = site::open(&location, MissingRegistry::Refuse)?;
+    let views = prepared.snapshot.views().iter().map(|view| view.name.clone()).collect();
+    let window = Window::Between { start: 0, end: wall_clock().as_nanos() as i128 };
+    let run = Run { views, window, in_background: false };
+    jobs::materialize::run(&run, &site, &mut Silent).map_err(|error| site::failed(&error))
+}
+
+/// Project of the demo.
+const PROJECT: &str = "feast_quickstart";
+
+struct Silent;
+
+impl Observer for Silent {
+    fn say(&mut self, _: &str) {}
+
+    fn report(&mut self, _: Report) {}
+
+    fn stopped(&mut self) -> bool {
+        false
+    }
 }
 
 /// Serves in a child process, sends one request, prints the answer.

@@ -18,7 +18,8 @@ pub struct Writes {
 
 /// Reads blocks whose keys and types have been checked.
 pub(super) fn of(tree: &Yaml, source: &str, warnings: &mut Vec<String>) -> Result<Writes, ConfigError> {
-    let write_batch = match tree.get("materialization").and_then(|block| block.get("online_write_batch_size")) {
+    let write_batch = match tree.get("materialization").and_then(|block| block.get("online_write_batch_size"))
+    {
         Some(Yaml::Int(size)) => usize::try_from(*size).ok(),
         _ => None,
     };

@@ -68,12 +68,10 @@ pub fn plan(
     let mut noted: Vec<String> = Vec::new();
     for (number, raw, payload) in raw_fields(registry)? {
         match number {
-            ENTITIES | VIEWS | SERVICES | SOURCES | PERMISSIONS => {
-                match decode(number, raw, payload)? {
-                    Some((found, of)) if of == project => known.push(found),
-                    _ => kept.push((number, raw.to_vec())),
-                }
-            }
+            ENTITIES | VIEWS | SERVICES | SOURCES | PERMISSIONS => match decode(number, raw, payload)? {
+                Some((found, of)) if of == project => known.push(found),
+                _ => kept.push((number, raw.to_vec())),
+            },
             10 if infra.is_some() => {
                 noted.extend(tables_of(payload.bytes(), project)?);
                 let others = without_project(payload.bytes(), project)?;
@@ -121,7 +119,8 @@ pub fn plan(
         kept.push((object.list, message));
     }
     for earlier in &known {
-        let declared = objects.iter().any(|object| object.list == earlier.list && object.name == earlier.name);
+        let declared =
+            objects.iter().any(|object| object.list == earlier.list && object.name == earlier.name);
         let kind = match earlier.list {
             ENTITIES => "entity",
             VIEWS => "feature view",
@@ -160,7 +159,9 @@ pub fn without(
     let mut tables = Vec::new();
     for (number, raw, payload) in raw_fields(registry)? {
         let of = match number {
-            ENTITIES | VIEWS | SERVICES | PERMISSIONS | 8 | 11 | 13 | 14 | 19 => names(payload.bytes(), true)?.1,
+            ENTITIES | VIEWS | SERVICES | PERMISSIONS | 8 | 11 | 13 | 14 | 19 => {
+                names(payload.bytes(), true)?.1
+            }
             SOURCES => names(payload.bytes(), false)?.1,
             17 => names(payload.bytes(), true)?.0,
             10 => {
@@ -245,7 +246,8 @@ fn decode<'r>(
     }
     let (name, project) = names(message, true)?;
     let fields = raw_fields(message)?;
-    let part = |wanted: u32| fields.iter().find(|(n, _, _)| *n == wanted).map_or(&[][..], |(_, _, p)| p.bytes());
+    let part =
+        |wanted: u32| fields.iter().find(|(n, _, _)| *n == wanted).map_or(&[][..], |(_, _, p)| p.bytes());
     let spec = normalized(part(1), number)?;
     Ok(Some((Known { list: number, name, spec, raw, meta: part(2) }, project)))
 }
@@ -287,7 +289,8 @@ fn normalized(message: &[u8], list: u32) -> Result<Vec<u8>, WireError> {
         _ => &[2, 24],
     };
     fields.sort_by(|a, b| {
-        a.0.cmp(&b.0).then_with(|| if maps.contains(&a.0) { a.1.cmp(&b.1) } else { std::cmp::Ordering::Equal })
+        a.0.cmp(&b.0)
+            .then_with(|| if maps.contains(&a.0) { a.1.cmp(&b.1) } else { std::cmp::Ordering::Equal })
     });
     Ok(fields.into_iter().flat_map(|(_, bytes)| bytes).collect())
 }
@@ -297,11 +300,16 @@ fn names(message: &[u8], in_spec: bool) -> Result<(&str, &str), WireError> {
     let fields = raw_fields(message)?;
     if !in_spec {
         let text = |wanted: u32| {
-            fields.iter().find(|(number, _, _)| *number == wanted).map_or(Ok(""), |(_, _, payload)| payload.str())
+            fields
+                .iter()
+                .find(|(number, _, _)| *number == wanted)
+                .map_or(Ok(""), |(_, _, payload)| payload.str())
         };
         return Ok((text(20)?, text(21)?));
     }
-    let Some((_, _, spec)) = fields.into_iter().find(|(number, _, _)| *number == 1) else { return Ok(("", "")) };
+    let Some((_, _, spec)) = fields.into_iter().find(|(number, _, _)| *number == 1) else {
+        return Ok(("", ""));
+    };
     let (mut name, mut project) = ("", "");
     for (number, _, payload) in raw_fields(spec.bytes())? {
         match number {
@@ -436,10 +444,7 @@ feature_services: [{name: s, features: ['a:rate', b]}]
         let second = run(&text, &other.registry);
         let names: Vec<String> =
             second.differences.iter().map(|d| format!("{:?} {} {}", d.action, d.kind, d.name)).collect();
-        assert_eq!(
-            names,
-            ["Updated feature view a", "Updated feature service s", "Deleted feature view b"]
-        );
+        assert_eq!(names, ["Updated feature view a", "Updated feature service s", "Deleted feature view b"]);
         assert_eq!(second.dropped, ["p_b"]);
         let decoded = Registry::decode(&second.registry).unwrap();
         assert_eq!(decoded.views.iter().filter(|view| view.project == "q").count(), 2);

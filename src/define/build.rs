@@ -158,11 +158,8 @@ fn put_about(out: &mut Vec<u8>, about: &About, (description, tags, owner): (u32,
 
 /// Join keys of a view with their types: from its schema, its entities, or text.
 pub(super) fn entity_columns(view: &View, definitions: &Definitions) -> Vec<Field> {
-    let typed = |name: &str, value_type: u32| Field {
-        name: name.to_owned(),
-        value_type,
-        about: About::default(),
-    };
+    let typed =
+        |name: &str, value_type: u32| Field { name: name.to_owned(), value_type, about: About::default() };
     if view.entities.is_empty() {
         return vec![typed(DUMMY_JOIN_KEY, STRING)];
     }

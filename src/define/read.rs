@@ -187,7 +187,9 @@ impl<'y> Block<'y> {
         let entries = match self.get(key) {
             None => return Ok(Vec::new()),
             Some(Yaml::Map(entries)) => entries,
-            Some(other) => return self.error(key, &format!("expected keys and values, found {}", other.kind())),
+            Some(other) => {
+                return self.error(key, &format!("expected keys and values, found {}", other.kind()))
+            }
         };
         entries
             .iter()
@@ -211,7 +213,8 @@ impl<'y> Block<'y> {
         }
         match type_number(&text) {
             Some(number) => Ok(Some(number)),
-            None => self.error(key, &format!("'{text}' is no type; use e.g. Int64, Float32, String, Array(Float32)")),
+            None => self
+                .error(key, &format!("'{text}' is no type; use e.g. Int64, Float32, String, Array(Float32)")),
         }
     }
 
@@ -298,7 +301,16 @@ fn field(block: &Block<'_>) -> Result<Field, String> {
 
 fn view(block: &Block<'_>) -> Result<View, String> {
     block.only(&[
-        "name", "entities", "ttl", "schema", "source", "online", "offline", "description", "tags", "owner",
+        "name",
+        "entities",
+        "ttl",
+        "schema",
+        "source",
+        "online",
+        "offline",
+        "description",
+        "tags",
+        "owner",
     ])?;
     let source = block.text("source")?;
     if source.is_empty() {
@@ -402,7 +414,10 @@ fn check(definitions: &Definitions) -> Result<(), String> {
     for source in &definitions.sources {
         if let Some(batch) = &source.batch {
             if known_source(batch).is_none_or(|batch| batch.batch.is_some()) {
-                return Err(format!("data source {}: batch_source {batch} is no file source here", source.name));
+                return Err(format!(
+                    "data source {}: batch_source {batch} is no file source here",
+                    source.name
+                ));
             }
         }
     }
@@ -420,7 +435,10 @@ fn check(definitions: &Definitions) -> Result<(), String> {
     for service in &definitions.services {
         for part in &service.features {
             let Some(view) = definitions.views.iter().find(|view| view.name == part.view) else {
-                return Err(format!("feature service {}: feature view {} is not defined", service.name, part.view));
+                return Err(format!(
+                    "feature service {}: feature view {} is not defined",
+                    service.name, part.view
+                ));
             };
             for feature in &part.features {
                 if !view.schema.is_empty() && !view.schema.iter().any(|field| field.name == *feature) {

@@ -133,17 +133,21 @@ impl Cell<'_> {
             }
             Cell::Decimal(text) => return text.clone(),
             Cell::List(items) => {
-                let items: Vec<String> = items.iter().map(|item| item.repr()).collect();
+                let items: Vec<String> = items.iter().map(Cell::repr).collect();
                 return format!("[{}]", items.join(" "));
             }
             Cell::Struct(members) => {
-                let shown: Vec<String> =
-                    members.iter().map(|(name, cell)| format!("{}: {}", pyrepr::repr(name), cell.repr())).collect();
+                let shown: Vec<String> = members
+                    .iter()
+                    .map(|(name, cell)| format!("{}: {}", pyrepr::repr(name), cell.repr()))
+                    .collect();
                 return format!("{{{}}}", shown.join(", "));
             }
             Cell::Map(entries) => {
-                let shown: Vec<String> =
-                    entries.iter().map(|(key, value)| format!("({}, {})", key.repr(), value.repr())).collect();
+                let shown: Vec<String> = entries
+                    .iter()
+                    .map(|(key, value)| format!("({}, {})", key.repr(), value.repr()))
+                    .collect();
                 return format!("[{}]", shown.join(", "));
             }
         }
@@ -247,7 +251,11 @@ fn infer_kind(cells: &[Cell<'_>]) -> Result<Kind, Mixed> {
         let wrong = |wanted: &str| {
             Err(Mixed::Column(match cell {
                 Cell::Struct(_) | Cell::List(_) => {
-                    format!("Could not convert {} with type {}: tried to convert to {wanted}", cell.repr(), python(cell))
+                    format!(
+                        "Could not convert {} with type {}: tried to convert to {wanted}",
+                        cell.repr(),
+                        python(cell)
+                    )
                 }
                 _ => format!(
                     "Could not convert {} with type {}: tried to convert to {wanted}",
@@ -275,7 +283,9 @@ fn infer_kind(cells: &[Cell<'_>]) -> Result<Kind, Mixed> {
                 items.extend(list);
                 kind = Kind::List(Box::new(Kind::Null));
             }
-            (Kind::Int(_), Cell::Bool(_)) => return Err(Mixed::Column("Expected integer, got bool".to_owned())),
+            (Kind::Int(_), Cell::Bool(_)) => {
+                return Err(Mixed::Column("Expected integer, got bool".to_owned()))
+            }
             (Kind::Int(_), _) => return wrong("int64"),
             (Kind::Float(_), _) => return wrong("double"),
             (Kind::Bool, _) => return wrong("boolean"),

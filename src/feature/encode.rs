@@ -225,11 +225,14 @@ fn float(cell: &Cell<'_>) -> Result<f64, String> {
         Cell::UInt(number) => Ok(*number as f64),
         Cell::Bool(value) => Ok(f64::from(u8::from(*value))),
         Cell::Float(number) => Ok(*number),
-        Cell::Str(text) => {
-            python_float(text).ok_or_else(|| format!("could not convert string to float: {}", pyrepr::repr(text)))
+        Cell::Str(text) => python_float(text)
+            .ok_or_else(|| format!("could not convert string to float: {}", pyrepr::repr(text))),
+        Cell::Decimal(text) => {
+            text.parse().map_err(|_| format!("could not convert string to float: '{text}'"))
         }
-        Cell::Decimal(text) => text.parse().map_err(|_| format!("could not convert string to float: '{text}'")),
-        other => Err(format!("float() argument must be a string or a real number, not '{}'", other.python_class())),
+        other => {
+            Err(format!("float() argument must be a string or a real number, not '{}'", other.python_class()))
+        }
     }
 }
 
@@ -291,7 +294,9 @@ fn encode_list(
         for cell in items {
             if cell.is_null() {
                 return Err(match item {
-                    t::STRING | t::UUID | t::TIME_UUID | t::DECIMAL => "bad argument type for built-in operation",
+                    t::STRING | t::UUID | t::TIME_UUID | t::DECIMAL => {
+                        "bad argument type for built-in operation"
+                    }
                     _ => "'NoneType' object cannot be interpreted as an integer",
                 }
                 .to_owned());
@@ -345,7 +350,9 @@ fn list_item(item: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'sta
         (t::INT64, Cell::Int(number)) if !float_kind => Ok(EntityValue::Int64(*number)),
         (t::INT32, _) => wrong("numpy.int32"),
         (t::INT64, _) => wrong("numpy.int64"),
-        (t::FLOAT, Cell::Float(_) | Cell::Int(_)) if float_kind => Ok(EntityValue::Float(float(cell)? as f32)),
+        (t::FLOAT, Cell::Float(_) | Cell::Int(_)) if float_kind => {
+            Ok(EntityValue::Float(float(cell)? as f32))
+        }
         (t::DOUBLE, Cell::Float(_) | Cell::Int(_)) if float_kind => Ok(EntityValue::Double(float(cell)?)),
         (t::FLOAT, _) => wrong("numpy.float32"),
         (t::DOUBLE, _) => wrong("numpy.float64"),
@@ -400,7 +407,8 @@ fn encode_document(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<
             let Cell::List(items) = cell else {
                 return Err(match cell {
                     Cell::Str(_) | Cell::Struct(_) => {
-                        "Invalid JSON string in JSON_LIST: Expecting value: line 1 column 1 (char 0)".to_owned()
+                        "Invalid JSON string in JSON_LIST: Expecting value: line 1 column 1 (char 0)"
+                            .to_owned()
                     }
                     _ => format!("'{}' object is not iterable", kind.numpy_class()),
                 });
@@ -552,9 +560,11 @@ fn put_map_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) 
         Cell::Str(text) => match parse_document(text)? {
             Cell::Struct(members) => put_members(out, &members),
             other if value_type == t::STRUCT => put_printed(out, &other.print(false)),
-            other => {
-                Err(format!("Expected dict for MAP type, got {}: {}", python_type(&other), python_repr(&other)))
-            }
+            other => Err(format!(
+                "Expected dict for MAP type, got {}: {}",
+                python_type(&other),
+                python_repr(&other)
+            )),
         },
         other if value_type == t::STRUCT => put_printed(out, &other.print(kind.is_float())),
         other => {
@@ -605,7 +615,9 @@ fn put_map_list_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<
                 put_members(&mut body, members)?;
                 put_bytes(out, 1, &body);
             }
-            Cell::Null => return Err("MapList can only contain dictionaries, got <class 'NoneType'>".to_owned()),
+            Cell::Null => {
+                return Err("MapList can only contain dictionaries, got <class 'NoneType'>".to_owned())
+            }
             _ => return Err(format!("MapList can only contain dictionaries, got <class '{inner}'>")),
         }
     }
@@ -746,7 +758,7 @@ mod tests {
             .map(|cell| {
                 let mut out = Vec::new();
                 encode(value_type, &column.kind, cell, &mut out)?;
-                Ok(out.iter().map(|byte| format!("{byte:02X}")).collect())
+                Ok(out.iter().fold(String::new(), |text, byte| format!("{text}{byte:02X}")))
             })
             .collect()
     }
@@ -802,7 +814,14 @@ mod tests {
 
     #[test]
     fn floats_as_python_reads_them() {
-        for (text, value) in [(" 1.5 ", 1.5), ("1e3", 1000.0), ("-inf", f64::NEG_INFINITY), ("1_0", 10.0), (".5", 0.5), ("5.", 5.0)] {
+        for (text, value) in [
+            (" 1.5 ", 1.5),
+            ("1e3", 1000.0),
+            ("-inf", f64::NEG_INFINITY),
+            ("1_0", 10.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+        ] {
             assert_eq!(python_float(text), Some(value), "{text}");
         }
         for text in ["", "x", "1__0", "_1", "0x10", "1 2", "--1", "e5", "infi"] {

@@ -39,7 +39,8 @@ impl<'a> Frame<'a> {
                 labels.entry(label).or_insert(next);
             }
         }
-        let mut lengths = lists().map(|(_, value)| if let Json::List(items) = value { items.len() } else { 0 });
+        let mut lengths =
+            lists().map(|(_, value)| if let Json::List(items) = value { items.len() } else { 0 });
         let rows = if has_objects { labels.len() } else { lengths.next().unwrap_or(0) };
         if lengths.any(|length| length != rows) {
             return Err("All arrays must be of the same length".to_owned());

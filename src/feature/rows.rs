@@ -55,6 +55,7 @@ impl Rows {
     }
 
     /// No rows of the same view.
+    #[must_use]
     pub fn empty_copy(&self) -> Self {
         Self::new(&self.view, &self.stored, &self.table, self.features.clone())
     }
@@ -221,7 +222,7 @@ pub fn times(column: &Column<'_>, now: i64) -> Result<Vec<Option<Nanos>>, String
         Kind::Struct => return Err("<class 'dict'> is not convertible to datetime, at position 0".to_owned()),
         _ => {}
     }
-    let mut format: Option<Option<String>> = None;
+    let mut form = Form::Unseen;
     let mut out = Vec::with_capacity(column.cells.len());
     for (position, cell) in column.cells.iter().enumerate() {
         out.push(match cell {
@@ -233,7 +234,7 @@ pub fn times(column: &Column<'_>, now: i64) -> Result<Vec<Option<Nanos>>, String
             }
             Cell::Date(days) => Some(i64::from(*days) * 86_400 * SECOND as i64),
             Cell::Str(text) if !["", "nan", "NaN", "NaT"].contains(&text.as_ref()) => {
-                Some(time_of_text(text, position, &mut format, now)?)
+                Some(time_of_text(text, position, &mut form, now)?)
             }
             _ => None,
         });
@@ -245,15 +246,23 @@ fn out_of_bounds(text: &str, position: usize) -> String {
     format!("Out of bounds nanosecond timestamp: {text}, at position {position}")
 }
 
+/// The form that the texts of a column have.
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    /// None has been seen.
+    Unseen,
+    /// Any: the first one had no form that could be named.
+    Loose,
+    /// This one.
+    Fixed(String),
+}
+
 /// The first text of a column decides about the form of all others; a loose form decides nothing.
-fn time_of_text(
-    text: &str,
-    position: usize,
-    format: &mut Option<Option<String>>,
-    now: i64,
-) -> Result<Nanos, String> {
+fn time_of_text(text: &str, position: usize, form: &mut Form, now: i64) -> Result<Nanos, String> {
     if ["now", "today"].contains(&text) {
-        format.get_or_insert(None);
+        if *form == Form::Unseen {
+            *form = Form::Loose;
+        }
         return i64::try_from(i128::from(now) * SECOND).map_err(|_| out_of_bounds(text, position));
     }
     let found = when::parse(text, now).map_err(|error| match error {
@@ -262,8 +271,10 @@ fn time_of_text(
         }
         WhenError::Range(problem) => format!("{problem}: {text}, at position {position}"),
     })?;
-    let wanted = format.get_or_insert_with(|| found.format.clone());
-    if let (Some(wanted), Some(has)) = (wanted.as_deref(), found.format.as_deref()) {
+    if *form == Form::Unseen {
+        *form = found.format.clone().map_or(Form::Loose, Form::Fixed);
+    }
+    if let (Form::Fixed(wanted), Some(has)) = (&*form, found.format.as_deref()) {
         if !same_format(wanted, has) {
             return Err(mismatch(text, position, wanted, has));
         }
@@ -297,7 +308,9 @@ fn mismatch(text: &str, position: usize, wanted: &str, has: &str) -> String {
             let rest = rest.trim_matches('\'');
             format!("unconverted data remains when parsing with format \"{wanted}\": \"{rest}\", at position {position}. {HINT}")
         }
-        _ => format!("time data \"{text}\" doesn't match format \"{wanted}\", at position {position}. {HINT}"),
+        _ => {
+            format!("time data \"{text}\" doesn't match format \"{wanted}\", at position {position}. {HINT}")
+        }
     }
 }
 

@@ -68,6 +68,19 @@ pub struct WorkerStatus {
     pub memory_kib: u64,
 }
 
+/// One job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Process number; 0 while it waits.
+    pub pid: i32,
+    /// What it does.
+    pub what: String,
+    /// Seconds since it was forked.
+    pub age_seconds: u64,
+    /// How far it is.
+    pub percent: u8,
+}
+
 /// The whole tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -85,6 +98,15 @@ pub struct Status {
     pub listeners: Vec<String>,
     /// All workers, the oldest first.
     pub workers: Vec<WorkerStatus>,
+    /// Jobs that run or wait.
+    #[serde(default)]
+    pub jobs: Vec<JobStatus>,
+    /// Offline pushes that wait for their batch.
+    #[serde(default)]
+    pub offline_pushes_waiting: usize,
+    /// Their rows.
+    #[serde(default)]
+    pub offline_rows_waiting: usize,
 }
 
 /// The master's end.

@@ -14,16 +14,14 @@ const FEAST: &str = "feast";
 
 /// The Feast command: `FEAST_PREFORK_FEAST`, or `feast` from the path.
 pub fn feast_command() -> String {
-    std::env::var("FEAST_PREFORK_FEAST").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| FEAST.to_owned())
+    std::env::var("FEAST_PREFORK_FEAST")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| FEAST.to_owned())
 }
 
 /// Lets the SDK do the run and passes its output on.
-pub(super) fn run(
-    engine: &str,
-    run: &Run,
-    site: &Site,
-    observer: &mut dyn Observer,
-) -> Result<(), ApiError> {
+pub(super) fn run(engine: &str, run: &Run, site: &Site, observer: &mut dyn Observer) -> Result<(), ApiError> {
     let other = |text: String| Err(ApiError::Other(text));
     let iso = |nanos: i128| {
         let text = when::python_text(nanos.div_euclid(SECOND) * SECOND, 0).replace(' ', "T");

@@ -86,14 +86,21 @@ pub fn restore(views: &[String], site: &Site) {
 
 /// The byte of the lock file that stands for materializing a view.
 fn view_byte(view: &str) -> u32 {
-    let hash = view.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        view.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     1 + (hash >> 2)
+}
+
+/// Keeps everybody else from materializing a view, as long as the result lives; `path` is that of the registry's lock
+/// file. `None`: somebody does so already.
+pub fn try_lock_view(path: &std::path::Path, view: &str) -> std::io::Result<Option<RangeLock>> {
+    RangeLock::try_take(path, view_byte(view))
 }
 
 fn run_view(name: &str, run: &Run, site: &Site, observer: &mut dyn Observer) -> Result<(), ApiError> {
     let path = site.registry.lock_path();
     let _running = loop {
-        match RangeLock::try_take(&path, view_byte(name)) {
+        match try_lock_view(&path, name) {
             Ok(Some(lock)) => break lock,
             Ok(None) if observer.stopped() => return Err(stopped()),
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
@@ -127,7 +134,8 @@ fn run_view(name: &str, run: &Run, site: &Site, observer: &mut dyn Observer) -> 
         Ok(entities)
     });
     if done.is_err() && previous != state::UNSPECIFIED {
-        change(name, site, Change::State(previous)).unwrap_or_else(|error| log::error!("{}", error.log_text()));
+        change(name, site, Change::State(previous))
+            .unwrap_or_else(|error| log::error!("{}", error.log_text()));
     }
     observer.report(Report::View {
         view: name.to_owned(),

@@ -3,7 +3,7 @@
 //! A job has its own memory and its own connections, and nobody's requests wait for it. What must not happen here:
 //! sockets of clients, forks.
 
-mod engine;
+pub mod engine;
 pub mod flush;
 pub mod materialize;
 
@@ -84,10 +84,7 @@ pub fn answer(result: &Result<(), ApiError>) -> Report {
         Err(error) => {
             let mut answer = crate::api::Answer::default();
             error.reply(&mut answer);
-            Report::Answer {
-                status: answer.status,
-                body: String::from_utf8_lossy(&answer.body).into_owned(),
-            }
+            Report::Answer { status: answer.status, body: String::from_utf8_lossy(&answer.body).into_owned() }
         }
     }
 }

@@ -48,6 +48,9 @@ impl Master {
             wanted: self.target,
             listeners: self.listeners.iter().map(|listener| listener.name().to_string()).collect(),
             workers: workers.into_iter().map(|worker| self.describe_worker(worker)).collect(),
+            jobs: self.jobs.shown(self.now),
+            offline_pushes_waiting: self.jobs.backlog().0,
+            offline_rows_waiting: self.jobs.backlog().1,
         }
     }
 

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::{Master, Phase};
 use crate::exit;
 use crate::ipc::channel::{Channel, Incoming, ToWorker, MAX_MESSAGE};
+use crate::ipc::control::JobStatus;
 use crate::ipc::job::{Job, JobId, Report};
 use crate::jobs::{self, flush, materialize, Observer, Site};
 use crate::metrics::handles::{Files, Number};
@@ -64,14 +65,6 @@ pub(super) struct Jobs {
     ending: bool,
 }
 
-/// What `ctl status` shows of a job.
-pub(super) struct Shown {
-    pub(super) pid: i32,
-    pub(super) what: String,
-    pub(super) seconds: u64,
-    pub(super) percent: u8,
-}
-
 impl Jobs {
     pub(super) fn new(now: Instant) -> Self {
         let asked = std::env::var("FEAST_MATERIALIZE_MAX_WORKERS").ok();
@@ -112,7 +105,7 @@ impl Jobs {
     }
 
     /// What runs and waits.
-    pub(super) fn shown(&self, now: Instant) -> Vec<Shown> {
+    pub(super) fn shown(&self, now: Instant) -> Vec<JobStatus> {
         self.records
             .iter()
             .map(|record| {
@@ -124,10 +117,10 @@ impl Jobs {
                     (Job::Restore(views), _) => format!("restore {}", views.join(", ")),
                     (Job::Flush, _) => "flush".to_owned(),
                 };
-                Shown {
+                JobStatus {
                     pid: running.map_or(0, |running| running.pid.as_raw()),
                     what,
-                    seconds: running.map_or(0, |running| now.duration_since(running.since).as_secs()),
+                    age_seconds: running.map_or(0, |running| now.duration_since(running.since).as_secs()),
                     percent: progress.map_or(0, |(_, percent)| percent),
                 }
             })
@@ -195,11 +188,8 @@ impl Master {
         let stops = self.phase != Phase::Running;
         loop {
             let busy = self.jobs.records.iter().filter(|record| record.running.is_some()).count();
-            let flushing = self
-                .jobs
-                .records
-                .iter()
-                .any(|record| record.running.is_some() && record.job == Job::Flush);
+            let flushing =
+                self.jobs.records.iter().any(|record| record.running.is_some() && record.job == Job::Flush);
             let next = self.jobs.records.iter().position(|record| {
                 record.running.is_none()
                     && match record.job {
@@ -243,7 +233,9 @@ impl Master {
 
     /// The last batch, when everything stops.
     pub(super) fn flush_before_leaving(&mut self) {
-        if self.prepared.store.writes.push_batching.is_some() && !std::mem::replace(&mut self.jobs.ending, true) {
+        if self.prepared.store.writes.push_batching.is_some()
+            && !std::mem::replace(&mut self.jobs.ending, true)
+        {
             self.jobs.own(Job::Flush);
         }
     }
@@ -259,13 +251,8 @@ impl Master {
             Ok(((ours, _), Side::Parent(pid))) => {
                 let record = &mut self.jobs.records[index];
                 log::debug!("job {} runs in process {pid}", record.id);
-                record.running = Some(Running {
-                    pid,
-                    channel: ours,
-                    since: self.now,
-                    answered: false,
-                    progress: None,
-                });
+                record.running =
+                    Some(Running { pid, channel: ours, since: self.now, answered: false, progress: None });
                 true
             }
             Err(error) => {
@@ -360,7 +347,8 @@ impl Master {
         let answered = self.jobs.records[index].running.as_ref().is_some_and(|running| running.answered);
         if !answered {
             log::error!("job process {pid} died before its end");
-            let body = "\"The job's process died; nothing was recorded, and the run can be repeated.\"".to_owned();
+            let body =
+                "\"The job's process died; nothing was recorded, and the run can be repeated.\"".to_owned();
             self.job_reports(index, Report::Answer { status: 500, body });
             match self.jobs.records[index].job.clone() {
                 Job::Materialize(run) => self.jobs.own(Job::Restore(run.views)),

@@ -231,10 +231,10 @@ impl Master {
             self.systemd.deadline(),
             Some(self.jobs.next_look()),
         ]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > self.now)
-            .fold(self.now + Duration::from_secs(1), Instant::min)
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > self.now)
+        .fold(self.now + Duration::from_secs(1), Instant::min)
     }
 
     /// Takes what workers have said.

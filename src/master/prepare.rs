@@ -71,6 +71,8 @@ pub struct Prepared {
 pub enum MissingRegistry {
     /// Make an empty one, as the reference does at its start.
     Create,
+    /// The same without a warning: it is about to be filled.
+    Make,
     /// An error.
     Refuse,
 }
@@ -98,12 +100,12 @@ pub fn load(
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
     let shown = registry.path().display();
-    let created = missing == MissingRegistry::Create
+    let created = missing != MissingRegistry::Refuse
         && registry.create_if_missing(&crate::registry::file::version_id(), now()).map_err(|error| {
             let hint = "check `registry` in feature_store.yaml, or run `feast apply`";
             StartError::new(exit::CONFIG, format!("{error}; {hint}"))
         })?;
-    if created {
+    if created && missing == MissingRegistry::Create {
         log::warn!("{shown}: no registry there, created an empty one; run `feast apply` to fill it");
     }
     let (snapshot, stamp) = registry.load(1).map_err(|error| match error {

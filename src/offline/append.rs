@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnCloseResult;
@@ -119,7 +121,8 @@ fn prepare(source: &Source, target: &Target, columns: &mut [Column<'_>]) -> Resu
         column.kind = cell::infer(&column.name, &column.cells)?;
     }
     let empty = columns.iter().all(|column| column.cells.is_empty());
-    let timed = target.schema.fields().iter().any(|f| matches!(f.data_type(), arrow_schema::DataType::Timestamp(..)));
+    let timed =
+        target.schema.fields().iter().any(|f| matches!(f.data_type(), arrow_schema::DataType::Timestamp(..)));
     if empty && timed {
         return Err("Unsupported cast from double to timestamp using function cast_timestamp".to_owned());
     }
@@ -224,7 +227,12 @@ fn applied(path: &Path) -> Result<Option<String>, String> {
     Ok(pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == APPLIED)?.value.clone()))
 }
 
-fn write(target: &Target, batch: &RecordBatch, columns: &[Column<'_>], id: Option<&str>) -> Result<(), String> {
+fn write(
+    target: &Target,
+    batch: &RecordBatch,
+    columns: &[Column<'_>],
+    id: Option<&str>,
+) -> Result<(), String> {
     match &target.place {
         Place::File(path) => write_file(path, batch, id),
         Place::Folder(path) => write_folder(target, path, batch, columns, id),
@@ -288,10 +296,8 @@ fn rewrite(path: &Path, temporary: &Path, batch: &RecordBatch, id: Option<&str>)
     };
     let input = File::open(path).map_err(text)?;
     if merged > 0 {
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
-            input.try_clone().map_err(text)?,
-            old.clone(),
-        );
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(input.try_clone().map_err(text)?, old.clone());
         let reader = builder.with_row_groups((0..merged).collect()).build().map_err(text)?;
         for batch in reader {
             writer.write(&batch.map_err(text)?).map_err(text)?;
@@ -332,7 +338,8 @@ fn write_folder(
     for row in 0..batch.num_rows() {
         let mut path = folder.to_owned();
         for partition in &target.partitions {
-            let cell = columns.iter().find(|column| column.name == *partition).map(|column| &column.cells[row]);
+            let cell =
+                columns.iter().find(|column| column.name == *partition).map(|column| &column.cells[row]);
             let value = match cell {
                 None | Some(Cell::Null) => "__HIVE_DEFAULT_PARTITION__".to_owned(),
                 Some(cell) => cell.print(false),

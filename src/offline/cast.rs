@@ -9,8 +9,8 @@ use arrow_array::builder::{
 };
 use arrow_array::types::{
     ArrowPrimitiveType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Int8Type,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt16Type,
-    UInt32Type, UInt64Type, UInt8Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt16Type, UInt32Type, UInt64Type, UInt8Type,
 };
 use arrow_array::{make_array, Array, ArrayRef, ListArray, NullArray, StructArray};
 use arrow_array::{LargeListArray, RecordBatch};
@@ -205,7 +205,8 @@ pub fn array(data_type: &DataType, kind: &Kind, cells: &[&Cell<'_>]) -> Result<A
         DataType::List(item) => {
             let (values, lengths) = items(cells).map_err(|()| wrong())?;
             let values = array(item.data_type(), &inner(kind), &values)?;
-            let nulls = arrow_array::BooleanArray::from(lengths.iter().map(Option::is_some).collect::<Vec<_>>());
+            let nulls =
+                arrow_array::BooleanArray::from(lengths.iter().map(Option::is_some).collect::<Vec<_>>());
             let offsets = arrow_buffer_offsets::<i32>(&lengths);
             Arc::new(
                 ListArray::try_new(item.clone(), offsets, values, Some(nulls.values().clone().into()))
@@ -215,7 +216,8 @@ pub fn array(data_type: &DataType, kind: &Kind, cells: &[&Cell<'_>]) -> Result<A
         DataType::LargeList(item) => {
             let (values, lengths) = items(cells).map_err(|()| wrong())?;
             let values = array(item.data_type(), &inner(kind), &values)?;
-            let nulls = arrow_array::BooleanArray::from(lengths.iter().map(Option::is_some).collect::<Vec<_>>());
+            let nulls =
+                arrow_array::BooleanArray::from(lengths.iter().map(Option::is_some).collect::<Vec<_>>());
             let offsets = arrow_buffer_offsets::<i64>(&lengths);
             Arc::new(
                 LargeListArray::try_new(item.clone(), offsets, values, Some(nulls.values().clone().into()))
@@ -345,7 +347,8 @@ fn timestamp(
         Cell::Str(text) => text,
         _ => return Err(unsupported(kind, data_type)),
     };
-    let strict = text.trim() == text.as_ref() && !text.contains(['t', 'z']) && text.as_bytes().get(4) == Some(&b'-');
+    let strict =
+        text.trim() == text.as_ref() && !text.contains(['t', 'z']) && text.as_bytes().get(4) == Some(&b'-');
     let found = when::parse(text, 0).ok().filter(|found| strict && found.format.is_some());
     // A date alone takes no zone.
     let found = found.filter(|found| found.offset.is_none() || text.len() > 11);
@@ -414,9 +417,10 @@ fn structs(fields: &arrow_schema::Fields, cells: &[&Cell<'_>]) -> Option<Result<
         let values: Vec<Cell<'_>> = cells
             .iter()
             .map(|cell| match cell {
-                Cell::Struct(members) => {
-                    members.iter().find(|(name, _)| name == field.name()).map_or(null.clone(), |(_, c)| c.clone())
-                }
+                Cell::Struct(members) => members
+                    .iter()
+                    .find(|(name, _)| name == field.name())
+                    .map_or(null.clone(), |(_, c)| c.clone()),
                 _ => null.clone(),
             })
             .collect();
@@ -426,7 +430,8 @@ fn structs(fields: &arrow_schema::Fields, cells: &[&Cell<'_>]) -> Option<Result<
     let made = || -> Result<ArrayRef, String> {
         let arrays = fields.iter().map(|field| member(field)).collect::<Result<Vec<_>, _>>()?;
         let nulls = arrow_buffer::NullBuffer::from(nulls.clone());
-        let array = StructArray::try_new(fields.clone(), arrays, Some(nulls)).map_err(|error| error.to_string())?;
+        let array =
+            StructArray::try_new(fields.clone(), arrays, Some(nulls)).map_err(|error| error.to_string())?;
         Ok(Arc::new(array))
     };
     Some(made())

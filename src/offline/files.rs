@@ -58,7 +58,8 @@ pub fn parts(place: &Place) -> Result<Vec<Part>, String> {
         Place::Missing(path) => return Err(unreadable(path)),
         Place::Folder(path) => {
             let mut found = Vec::new();
-            walk(path, &mut Vec::new(), &mut found).map_err(|error| format!("{}: {error}", path.display()))?;
+            walk(path, &mut Vec::new(), &mut found)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             found
         }
         Place::Pattern(pattern) => glob::glob(&pattern.to_string_lossy())

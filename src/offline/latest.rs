@@ -10,7 +10,9 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Schema, TimeUnit};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
@@ -326,8 +328,7 @@ fn batches<'s>(
             first_row += rows;
         }
         let schema: &Schema = opened.metadata.schema();
-        let indices: Vec<usize> =
-            columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+        let indices: Vec<usize> = columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
         for (group, (start, rows)) in groups.into_iter().zip(starts) {
             let file = File::open(&part.path).map_err(|error| unreadable(&part.path, &error))?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, opened.metadata.clone());
@@ -372,39 +373,44 @@ fn find_winners(
     }
     let (start, end) = (scan.start.div_euclid(1000), scan.end.div_euclid(1000));
     let mut key = Vec::new();
-    batches(opened, &columns, |_, _| true, |batch, first_row, part| {
-        let event = batch.column_by_name(time).map(|array| {
-            instants(array.as_ref()).ok_or_else(|| Halt::Data(not_a_time(array.data_type())))
-        });
-        let Some(event) = event.transpose()? else { return Ok(()) };
-        let created = batch.column_by_name(made).map(|array| {
-            instants(array.as_ref()).ok_or_else(|| Halt::Data(not_a_time(array.data_type())))
-        });
-        let created = created.transpose()?;
-        let mut readers = Vec::new();
-        for (name, (_, value_type)) in keys.iter().zip(&scan.target.keys) {
-            let (values, data_type) = Values::of(batch, name, part)?;
-            let kind = data_type.map_or(INT64, |data_type| kind_of(data_type, false));
-            readers.push((values, kind, *value_type));
-        }
-        for row in 0..batch.num_rows() {
-            let Some(event) = event(row) else { continue };
-            let micros = i128::from(event).div_euclid(1000);
-            if micros < start || micros > end {
-                continue;
+    batches(
+        opened,
+        &columns,
+        |_, _| true,
+        |batch, first_row, part| {
+            let event = batch.column_by_name(time).map(|array| {
+                instants(array.as_ref()).ok_or_else(|| Halt::Data(not_a_time(array.data_type())))
+            });
+            let Some(event) = event.transpose()? else { return Ok(()) };
+            let created = batch.column_by_name(made).map(|array| {
+                instants(array.as_ref()).ok_or_else(|| Halt::Data(not_a_time(array.data_type())))
+            });
+            let created = created.transpose()?;
+            let mut readers = Vec::new();
+            for (name, (_, value_type)) in keys.iter().zip(&scan.target.keys) {
+                let (values, data_type) = Values::of(batch, name, part)?;
+                let kind = data_type.map_or(INT64, |data_type| kind_of(data_type, false));
+                readers.push((values, kind, *value_type));
             }
-            key.clear();
-            for (values, kind, value_type) in &readers {
-                let value = encode::join_key(*value_type, kind, &values.get(row))?;
-                scan.target.layout.value(&mut key, &value).map_err(|_| {
-                    Halt::Data("Value type not supported for feast feature store: ".to_owned())
-                })?;
+            for row in 0..batch.num_rows() {
+                let Some(event) = event(row) else { continue };
+                let micros = i128::from(event).div_euclid(1000);
+                if micros < start || micros > end {
+                    continue;
+                }
+                key.clear();
+                for (values, kind, value_type) in &readers {
+                    let value = encode::join_key(*value_type, kind, &values.get(row))?;
+                    scan.target.layout.value(&mut key, &value).map_err(|_| {
+                        Halt::Data("Value type not supported for feast feature store: ".to_owned())
+                    })?;
+                }
+                let created = created.as_ref().and_then(|created| created(row));
+                winners.offer(&key, event, created, first_row + row as u64)?;
             }
-            let created = created.as_ref().and_then(|created| created(row));
-            winners.offer(&key, event, created, first_row + row as u64)?;
-        }
-        sink.progress(Progress::Read { rows: first_row + batch.num_rows() as u64, of: total })
-    })
+            sink.progress(Progress::Read { rows: first_row + batch.num_rows() as u64, of: total })
+        },
+    )
 }
 
 fn not_a_time(data_type: &DataType) -> String {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, Float16Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, Int8Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt16Type, UInt32Type, UInt64Type, UInt8Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, Float16Type, Float32Type, Float64Type,
+    Int16Type, Int32Type, Int64Type, Int8Type, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt16Type, UInt32Type, UInt64Type, UInt8Type,
 };
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, TimeUnit};
@@ -53,6 +53,16 @@ pub fn kind_of(data_type: &DataType, nulls: bool) -> Kind {
     }
 }
 
+/// The columns of a file.
+pub fn schema_of(path: &std::path::Path) -> Result<arrow_schema::SchemaRef, String> {
+    use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+    let text = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = std::fs::File::open(path).map_err(|error| text(&error))?;
+    let metadata =
+        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| text(&error))?;
+    Ok(metadata.schema().clone())
+}
+
 /// Reads one cell of a column.
 pub type Access<'a> = Box<dyn Fn(usize) -> Cell<'a> + 'a>;
 
@@ -84,7 +94,9 @@ pub fn instants(array: &dyn Array) -> Option<Box<dyn Fn(usize) -> Option<i64> + 
     }
     match array.data_type() {
         DataType::Timestamp(TimeUnit::Second, _) => Some(of::<TimestampSecondType>(array, 1_000_000_000)),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => Some(of::<TimestampMillisecondType>(array, 1_000_000)),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Some(of::<TimestampMillisecondType>(array, 1_000_000))
+        }
         DataType::Timestamp(TimeUnit::Microsecond, _) => Some(of::<TimestampMicrosecondType>(array, 1000)),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(of::<TimestampNanosecondType>(array, 1)),
         _ => None,

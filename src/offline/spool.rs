@@ -201,9 +201,10 @@ impl Spool {
 pub fn folder_name(source: &Source) -> String {
     let plain: String =
         source.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
-    let hash = source.path.bytes().chain(source.name.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        source.path.bytes().chain(source.name.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("{plain}-{hash:016x}")
 }
 
@@ -216,7 +217,7 @@ fn pending_files(folder: &Path) -> io::Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".json") && !name.starts_with('.') {
+        if Path::new(&name).extension().is_some_and(|end| end == "json") && !name.starts_with('.') {
             files.push(name);
         }
     }

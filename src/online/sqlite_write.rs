@@ -118,7 +118,8 @@ fn seconds(at: Nanos, zone: &LocalZone) -> i64 {
 impl OnlineWriter for SqliteWriter {
     fn write(&mut self, views: &[Rows]) -> std::result::Result<(), Unwritten> {
         self.try_write(views).map_err(|error| {
-            if !matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) {
+            if !matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+            {
                 // Whatever state the connection is in, the next write begins with a new one.
                 self.open = None;
             }

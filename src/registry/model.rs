@@ -25,6 +25,8 @@ pub struct Entity {
     pub project: String,
     /// `feast.types.ValueType.Enum` number.
     pub value_type: u32,
+    /// What it is, for people.
+    pub description: String,
 }
 
 /// `feast.core.FeatureViewState`, as far as serving cares.
@@ -242,6 +244,7 @@ fn entity(message: &[u8]) -> Result<Entity, WireError> {
         match number {
             1 => entity.name = text(payload)?,
             2 => entity.value_type = payload.varint() as u32,
+            3 => entity.description = text(payload)?,
             4 => entity.join_key = text(payload)?,
             9 => entity.project = text(payload)?,
             _ => {}

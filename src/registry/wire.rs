@@ -138,8 +138,11 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// A field with its number, all its bytes, and what they hold.
+pub type RawField<'a> = (u32, &'a [u8], Payload<'a>);
+
 /// The fields of `message` with all their bytes, tag included: what an edit copies.
-pub fn raw_fields(message: &[u8]) -> Result<Vec<(u32, &[u8], Payload<'_>)>, WireError> {
+pub fn raw_fields(message: &[u8]) -> Result<Vec<RawField<'_>>, WireError> {
     let mut fields = Fields::new(message);
     let mut found = Vec::new();
     let mut rest = message;

@@ -114,7 +114,12 @@ impl<'b> Server<'b> {
             }
             for event in &events {
                 match event.token() {
-                    CHANNEL if matches!(self.boot.channel.from_master(&mut [0; 8]), Ok(Incoming::Closed) | Err(_)) => {
+                    CHANNEL
+                        if matches!(
+                            self.boot.channel.from_master(&mut [0; 8]),
+                            Ok(Incoming::Closed) | Err(_)
+                        ) =>
+                    {
                         return Ok(());
                     }
                     CHANNEL => {}

@@ -10,8 +10,8 @@ pub mod pyint;
 pub mod pyjson;
 pub mod pyrepr;
 pub mod time;
-pub mod when;
 mod unicode;
+pub mod when;
 
 /// True when `code` lies in one of the sorted inclusive `ranges`.
 fn in_ranges(ranges: &[(u32, u32)], code: u32) -> bool {

@@ -138,13 +138,13 @@ impl Scan<'_> {
         (count > 0).then(|| format!("{digits:0<9}")[..9].parse().unwrap_or(0))
     }
 
-    /// `Z`, `UTC`, `+02:00`, `+0200`, `+02`; `Some(None)` when nothing is left.
-    fn zone(&mut self) -> Option<Option<i32>> {
+    /// `Z`, `UTC`, `+02:00`, `+0200`, `+02`, or nothing.
+    fn zone(&self) -> Result<Option<i32>, WhenError> {
         let text = self.rest.trim();
         if text.is_empty() {
-            return Some(None);
+            return Ok(None);
         }
-        offset(text).map(Some)
+        offset(text).map(Some).ok_or(WhenError::Unknown)
     }
 }
 
@@ -235,7 +235,7 @@ fn clock(scan: &mut Scan<'_>, parts: &mut Parts, format: &mut String) -> Option<
         }
     }
     let blank = scan.rest.starts_with(' ');
-    parts.offset = scan.zone()?;
+    parts.offset = scan.zone().ok()?;
     if parts.offset.is_some() {
         format.push_str(if blank { " %z" } else { "%z" });
     }
@@ -266,8 +266,18 @@ fn slashes(text: &str) -> Option<Result<When, WhenError>> {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-    "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
@@ -280,12 +290,8 @@ fn named(word: &str, names: &[&str]) -> Option<usize> {
 /// Words and numbers in any order; what is left out is that of `today`.
 fn loose(text: &str, today: i64) -> Result<When, WhenError> {
     let now = time::civil(today);
-    let mut parts = Parts {
-        year: now.year,
-        month: i64::from(now.month),
-        day: i64::from(now.day),
-        ..Parts::default()
-    };
+    let mut parts =
+        Parts { year: now.year, month: i64::from(now.month), day: i64::from(now.day), ..Parts::default() };
     let (mut month, mut day, mut year, mut clock_seen, mut weekday) = (None, None, None, false, None);
     let mut afternoon = None;
     let mut words = 0;
@@ -407,7 +413,8 @@ mod tests {
         assert_eq!(at("2025-13-01"), range("month must be in 1..12"));
         assert_eq!(at("2025-03-01T24:00:00"), range("hour must be in 0..23"));
         assert_eq!(at("1740823200"), range("year 1740823200 is out of range"));
-        for text in ["garbage", "", "2025-060", "2025-W09-6", "null", "2025-03-01T10:00:00 America/New_York"] {
+        for text in ["garbage", "", "2025-060", "2025-W09-6", "null", "2025-03-01T10:00:00 America/New_York"]
+        {
             assert_eq!(at(text), Err(WhenError::Unknown), "{text}");
         }
     }

@@ -151,7 +151,8 @@ impl Worker<'_> {
         match self.life.phase {
             Phase::Serving => {
                 let at_limit = self.life.limit.is_some_and(|limit| self.service.requests >= limit);
-                if (at_limit || self.service.panicked) && self.channel.tell_master(&ToMaster::Retiring).is_ok()
+                if (at_limit || self.service.panicked)
+                    && self.channel.tell_master(&ToMaster::Retiring).is_ok()
                 {
                     self.slot.set_state(SlotState::Retiring);
                     self.life.phase = Phase::Retiring;

@@ -40,6 +40,7 @@ use crate::registry::{RegistryFile, Snapshot};
 use accept::Acceptor;
 use conn::{Conn, Fate};
 use lifecycle::Life;
+pub(crate) use service::open_store;
 use service::Service;
 use transfer::{Inheritance, Outgoing};
 
@@ -388,4 +389,5 @@ impl<'m> Worker<'m> {
 }
 
 /// What is read at once holds a whole packet of handed-over connections, and a whole message of the master.
-const _: () = assert!(crate::ipc::handover::MAX_PACKET <= SCRATCH && crate::ipc::channel::MAX_MESSAGE <= SCRATCH);
+const _: () =
+    assert!(crate::ipc::handover::MAX_PACKET <= SCRATCH && crate::ipc::channel::MAX_MESSAGE <= SCRATCH);

@@ -19,6 +19,7 @@ use crate::api::write::{Lane, Work, WriteRoute};
 use crate::api::{online, Answer, ApiRules, Asked, Context, Freshness, PlanCache, Step};
 use crate::config::settings::TrustedPeers;
 use crate::config::store::OnlineStoreConfig;
+use crate::config::{Settings, StoreConfig};
 use crate::feature::zone::LocalZone;
 use crate::http::date::DateCache;
 use crate::http::respond::{self, ResponseHead};
@@ -142,7 +143,8 @@ impl Service {
         first_token: usize,
     ) -> io::Result<Self> {
         let settings = boot.settings;
-        let store = open_store(boot, poll, first_token, waker.clone())?;
+        let tls = boot.store_tls.clone();
+        let store = open_store(settings, boot.store, tls, poll, first_token, waker.clone())?;
         let rules = ApiRules {
             key_version: boot.store.key_version,
             strict_content_type: settings.strict_content_type,
@@ -353,7 +355,8 @@ impl Service {
         while let Some((ticket, done)) = self.writing.take() {
             let Some(index) = self.writers.remove(&ticket) else { continue };
             let waits = done.answer.status == 0;
-            let mut waiting = self.parked.get_mut(&index).filter(|p| p.writes == Some(Writes::Thread(ticket)));
+            let mut waiting =
+                self.parked.get_mut(&index).filter(|p| p.writes == Some(Writes::Thread(ticket)));
             if let Some(job) = done.job {
                 let id = u64::from(std::process::id()) << 32 | self.next_job;
                 self.next_job = (self.next_job + 1) & 0xffff_ffff;
@@ -613,23 +616,22 @@ fn measure_freshness(meters: &mut Meters, snapshot: &Snapshot, wall: Duration) {
     }
 }
 
-fn open_store(
-    boot: &Boot<'_>,
+/// Opens the reading side of the online store; its connections are registered in `poll` from token `first_token` on.
+pub(crate) fn open_store(
+    settings: &Settings,
+    store: &StoreConfig,
+    tls: Option<Arc<rustls::ClientConfig>>,
     poll: &Poll,
     first_token: usize,
     waker: Arc<Waker>,
 ) -> io::Result<Box<dyn OnlineStore>> {
-    Ok(match &boot.store.online_store {
+    Ok(match &store.online_store {
         OnlineStoreConfig::Sqlite { path } => Box::new(Sqlite::new(path, LocalZone::of_process())),
         OnlineStoreConfig::Redis(config) => {
-            let limits = redis::Limits {
-                deadline: boot.settings.store_timeout,
-                in_flight: boot.settings.store_in_flight,
-            };
+            let limits =
+                redis::Limits { deadline: settings.store_timeout, in_flight: settings.store_in_flight };
             let registry = poll.registry().try_clone()?;
-            let project = &boot.store.project;
-            let tls = boot.store_tls.clone();
-            Box::new(redis::Redis::new(config, tls, project, limits, registry, first_token, waker))
+            Box::new(redis::Redis::new(config, tls, &store.project, limits, registry, first_token, waker))
         }
     })
 }

@@ -17,11 +17,14 @@ const QUEUE: usize = 1024;
 /// Makes what the thread works with, in the thread.
 type MakeLane = Box<dyn Fn() -> Lane + Send + Sync>;
 
+/// The way to the thread and the way back.
+type Started = (SyncSender<(Ticket, Work)>, Receiver<(Ticket, Done)>);
+
 /// The loop's end. The thread is started by the first request.
 pub(super) struct Writing {
     make: Arc<MakeLane>,
     waker: Arc<Waker>,
-    started: Option<(SyncSender<(Ticket, Work)>, Receiver<(Ticket, Done)>)>,
+    started: Option<Started>,
     next: Ticket,
     /// Requests given to the thread and not taken back.
     under_way: usize,

@@ -108,6 +108,14 @@ impl Server {
         server
     }
 
+    /// The repository, after the server has been ended.
+    pub fn into_repo(mut self) -> Repo {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let empty = Repo { dir: tempfile::tempdir().unwrap() };
+        std::mem::replace(&mut self.repo, empty)
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
@@ -316,6 +324,20 @@ impl Client {
     }
 
     /// True when the server has closed the connection and nothing more came.
+    /// Sends a request; the status of its answer, or nothing when the connection ends.
+    pub fn try_exchange(&mut self, bytes: &[u8]) -> Option<u16> {
+        self.stream.write_all(bytes).ok()?;
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.stream.read(&mut byte).ok()? == 0 {
+                return None;
+            }
+            head.push(byte[0]);
+        }
+        String::from_utf8_lossy(&head).split(' ').nth(1)?.parse().ok()
+    }
+
     pub fn is_closed(&mut self) -> bool {
         match self.receive("GET") {
             Ok(None) => true,

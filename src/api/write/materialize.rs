@@ -3,10 +3,10 @@
 
 use super::body::{self, Fields};
 use super::{now, other, Done, Lane, Work, WriteRoute};
-use crate::os::process::wall_clock;
 use crate::api::error::ApiError;
 use crate::api::json_in::Details;
 use crate::ipc::job::{Job, Run, Window};
+use crate::os::process::wall_clock;
 use crate::registry::edit::{self, state, Change};
 use crate::registry::model::ViewKind;
 use crate::registry::{RegistryError, Snapshot};
@@ -117,9 +117,7 @@ fn begin_in_background(
     // Only plain views have a state that is set here.
     let plain: Vec<&str> = views
         .iter()
-        .filter(|name| {
-            work.snapshot.view(name).is_some_and(|v| v.kind == ViewKind::Plain)
-        })
+        .filter(|name| work.snapshot.view(name).is_some_and(|v| v.kind == ViewKind::Plain))
         .map(String::as_str)
         .collect();
     let edited: Result<(), RegistryError> = lane.registry.update(|bytes, id, now| {
@@ -193,7 +191,9 @@ pub fn views_of(snapshot: &Snapshot, named: Option<&[String]>) -> Result<Vec<Str
                 )));
             }
             _ if view.disabled => {
-                return Err(other(format!("FeatureView {name} is disabled. Enable it before materializing.")));
+                return Err(other(format!(
+                    "FeatureView {name} is disabled. Enable it before materializing."
+                )));
             }
             _ if !view.online && !view.offline => {
                 return Err(other(format!("FeatureView {name} is not configured to be served online.")));

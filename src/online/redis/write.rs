@@ -158,6 +158,44 @@ impl RedisWriter {
         self.connections.clear();
     }
 
+    /// Removes every entity of the project, on all servers.
+    pub fn remove_project(&mut self) -> Result<usize, String> {
+        let found = topology::known(&self.config).map_or_else(|| topology::discover(&self.config), Ok)?;
+        let mut removed = 0;
+        for node in &found.nodes {
+            let (host, port) = match node {
+                Address::Unix(_) => (String::new(), 0),
+                Address::Tcp(_, name) => {
+                    let (host, port) = name.rsplit_once(':').unwrap_or((name, ""));
+                    (host.to_owned(), port.parse().unwrap_or(6379))
+                }
+            };
+            let mut connection = topology::connect(&self.config, &host, port, true)?;
+            let mut cursor = 0_u64;
+            loop {
+                let (next, keys): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("COUNT")
+                    .arg(1000)
+                    .query(&mut connection)
+                    .map_err(|error| error.to_string())?;
+                // Another project's name may end like this one's: the entity key says where the name begins.
+                for key in keys.iter().filter(|key| project_of(key) == Some(self.project.as_bytes())) {
+                    let _: () = redis::cmd("UNLINK")
+                        .arg(key)
+                        .query(&mut connection)
+                        .map_err(|error| error.to_string())?;
+                    removed += 1;
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     /// Writes the rows of one server.
     fn write_to(&mut self, node: usize, rows: &Rows, which: &[u32]) -> Result<(), Problem> {
         let Some(found) = &self.found else { return Err(Problem::Moved("no servers".to_owned())) };
@@ -206,7 +244,8 @@ impl RedisWriter {
                 key.extend_from_slice(self.project.as_bytes());
                 usize::from(found.slots[usize::from(keys::slot(&key))])
             };
-            let part = parts.get_mut(node).ok_or_else(|| Problem::Moved("a slot without a server".to_owned()))?;
+            let part =
+                parts.get_mut(node).ok_or_else(|| Problem::Moved("a slot without a server".to_owned()))?;
             part.push(row as u32);
         }
         for (node, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
@@ -214,6 +253,23 @@ impl RedisWriter {
         }
         Ok(())
     }
+}
+
+/// What stands behind the entity key (of version 3) in a key.
+fn project_of(key: &[u8]) -> Option<&[u8]> {
+    fn number(rest: &mut &[u8]) -> Option<usize> {
+        let (bytes, tail) = rest.split_first_chunk::<4>()?;
+        *rest = tail;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    }
+    let mut rest = key;
+    let count = number(&mut rest)?;
+    for _ in 0..count.checked_mul(2)? {
+        number(&mut rest)?;
+        let length = number(&mut rest)?;
+        rest = rest.get(length..)?;
+    }
+    Some(rest)
 }
 
 /// Why a write did not happen.
@@ -249,5 +305,19 @@ impl OnlineWriter for RedisWriter {
 
     fn no_time(&self) -> NoTime {
         NoTime { event: "NaTType does not support utctimetuple", created: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_whose_it_is() {
+        let mut key = vec![1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'k', 4, 0, 0, 0, 8, 0, 0, 0];
+        key.extend_from_slice(&7_i64.to_le_bytes());
+        key.extend_from_slice(b"workshop");
+        assert_eq!(project_of(&key), Some(&b"workshop"[..]));
+        assert_eq!(project_of(b"shop"), None);
     }
 }
