@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::cell::{self, Cell, Column, Kind, TOO_LARGE};
-use super::encode::{from_json, holds_huge};
+use super::document::{from_json, holds_huge};
 use crate::text::pyjson::Json;
 
 /// Columns of equal length whose types are not known yet.

@@ -6,6 +6,7 @@
 
 pub mod cell;
 pub mod cells;
+pub mod document;
 pub mod encode;
 pub mod entity;
 pub mod entity_key;

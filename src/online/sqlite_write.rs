@@ -1,9 +1,10 @@
 //! Tables of the SQLite online store and how rows get into them, byte for byte as the reference does it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior};
+use rusqlite::{CachedStatement, Connection, Error, ErrorCode, Result, TransactionBehavior};
 
 use super::{OnlineWriter, Unwritten};
 use crate::config::settings::Journal;
@@ -81,29 +82,81 @@ impl SqliteWriter {
         let connection = self.connection()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for rows in views {
-            let name = rows.table.replace('"', "\"\"");
-            // Every statement is made anew when the table has changed: that is the library's business.
-            let mut statement = transaction.prepare_cached(&format!(
-                "INSERT INTO \"{name}\" (entity_key, feature_name, value, value_text, event_ts, created_ts) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT(entity_key, feature_name) DO UPDATE SET \
-                 value = excluded.value, value_text = excluded.value_text, event_ts = excluded.event_ts, \
-                 created_ts = excluded.created_ts"
-            ))?;
+            let mut table = Table::open(&transaction, rows)?;
             for row in 0..rows.len() {
-                let head = rows.heads[row];
-                statement.raw_bind_parameter(1, rows.key(row))?;
-                statement.raw_bind_parameter(5, seconds(head.event, &zone))?;
-                statement.raw_bind_parameter(6, head.created.map(|at| seconds(at, &zone)))?;
-                for feature in 0..rows.features.len() {
-                    let value = rows.value(row, feature);
-                    statement.raw_bind_parameter(2, rows.features[feature].as_str())?;
-                    statement.raw_bind_parameter(3, value)?;
-                    statement.raw_bind_parameter(4, value_text(value).as_deref())?;
-                    statement.raw_execute()?;
-                }
+                table.write(rows, row, &zone)?;
             }
         }
         transaction.commit()
+    }
+}
+
+/// The statements of one table.
+///
+/// An entity is looked up once, in the index of its primary key; what is there is updated by its row number and the
+/// rest inserted. An upsert per value would search the same index as often as there are values. Nobody else writes
+/// meanwhile: the transaction has the lock.
+struct Table<'c> {
+    find: CachedStatement<'c>,
+    update: CachedStatement<'c>,
+    insert: CachedStatement<'c>,
+    /// Features by name.
+    names: HashMap<&'c str, usize, foldhash::fast::RandomState>,
+    /// Row number of each feature of the entity at hand.
+    places: Vec<Option<i64>>,
+}
+
+impl<'c> Table<'c> {
+    fn open(connection: &'c Connection, rows: &'c Rows) -> Result<Self> {
+        let name = rows.table.replace('"', "\"\"");
+        Ok(Self {
+            names: rows.features.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            find: connection
+                .prepare_cached(&format!("SELECT feature_name, rowid FROM \"{name}\" WHERE entity_key = ?1"))?,
+            update: connection.prepare_cached(&format!(
+                "UPDATE \"{name}\" SET value = ?1, value_text = ?2, event_ts = ?3, created_ts = ?4 WHERE rowid = ?5"
+            ))?,
+            insert: connection.prepare_cached(&format!(
+                "INSERT INTO \"{name}\" (value, value_text, event_ts, created_ts, entity_key, feature_name) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+            ))?,
+            places: Vec::new(),
+        })
+    }
+
+    fn write(&mut self, rows: &Rows, row: usize, zone: &LocalZone) -> Result<()> {
+        self.places.clear();
+        self.places.resize(rows.features.len(), None);
+        let mut stored = self.find.query([rows.key(row)])?;
+        while let Some(record) = stored.next()? {
+            let name = record.get_ref(0)?.as_str().unwrap_or_default();
+            if let Some(&feature) = self.names.get(name) {
+                self.places[feature] = Some(record.get(1)?);
+            }
+        }
+        drop(stored);
+        let head = rows.heads[row];
+        let (event, created) = (seconds(head.event, zone), head.created.map(|at| seconds(at, zone)));
+        for feature in 0..rows.features.len() {
+            let value = rows.value(row, feature);
+            let statement = match self.places[feature] {
+                Some(place) => {
+                    self.update.raw_bind_parameter(5, place)?;
+                    &mut self.update
+                }
+                None => {
+                    self.insert.raw_bind_parameter(5, rows.key(row))?;
+                    self.insert.raw_bind_parameter(6, rows.features[feature].as_str())?;
+                    &mut self.insert
+                }
+            };
+            statement.raw_bind_parameter(1, value)?;
+            statement.raw_bind_parameter(2, value_text(value).as_deref())?;
+            statement.raw_bind_parameter(3, event)?;
+            statement.raw_bind_parameter(4, created)?;
+            statement.raw_execute()?;
+        }
+        Ok(())
     }
 }
 
