@@ -54,7 +54,7 @@ impl ApiError {
             }
             Self::Key(text) => json::write_str(body, &pyrepr::repr(text)),
             Self::Other(text) | Self::Unsupported(text) | Self::Unavailable(text) => {
-                json::write_str(body, text)
+                json::write_str(body, text);
             }
             Self::Overloaded(text) => {
                 json::write_str(body, text);
