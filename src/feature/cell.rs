@@ -57,8 +57,10 @@ pub enum Kind {
     IntNull,
     /// Floats: numpy's name for them.
     Float(&'static str),
-    /// Bools, without or beside nulls.
+    /// Bools without nulls.
     Bool,
+    /// Bools beside nulls, which stay Python's.
+    BoolNull,
     /// Text.
     Str,
     /// Bytes.
@@ -113,6 +115,7 @@ impl Cell<'_> {
         let mut out = Vec::new();
         match self {
             Cell::Null => return if float { "nan".to_owned() } else { "None".to_owned() },
+            Cell::Bool(value) if float => pyfmt::write_f64(&mut out, f64::from(u8::from(*value))),
             Cell::Bool(value) => return if *value { "True" } else { "False" }.to_owned(),
             Cell::Int(value) if float => pyfmt::write_f64(&mut out, *value as f64),
             Cell::Int(value) => pyfmt::write_i64(&mut out, *value),
@@ -188,6 +191,7 @@ impl Kind {
             Kind::Int(name) | Kind::Float(name) => name,
             Kind::IntNull => "numpy.float64",
             Kind::Bool => "numpy.bool",
+            Kind::BoolNull => "bool",
             Kind::Str => "str",
             Kind::Bytes => "bytes",
             Kind::Time => "numpy.datetime64",
@@ -249,23 +253,17 @@ fn infer_kind(cells: &[Cell<'_>]) -> Result<Kind, Mixed> {
     let mut items: Vec<&Cell<'_>> = Vec::new();
     for cell in cells {
         let wrong = |wanted: &str| {
-            Err(Mixed::Column(match cell {
-                Cell::Struct(_) | Cell::List(_) => {
-                    format!(
-                        "Could not convert {} with type {}: tried to convert to {wanted}",
-                        cell.repr(),
-                        python(cell)
-                    )
-                }
-                _ => format!(
-                    "Could not convert {} with type {}: tried to convert to {wanted}",
-                    cell.repr(),
-                    cell.python_class()
-                ),
-            }))
+            Err(Mixed::Column(format!(
+                "Could not convert {} with type {}: tried to convert to {wanted}",
+                cell.repr(),
+                python(cell)
+            )))
         };
         match (&kind, cell) {
             (_, Cell::Null) => nulls = true,
+            (Kind::Int(_) | Kind::Float(_) | Kind::Bool, Cell::List(_)) => {
+                return Err(Mixed::Column("cannot mix list and non-list, non-null values".to_owned()));
+            }
             (Kind::Null | Kind::Int(_), Cell::Int(number)) => {
                 negative |= *number < 0;
                 kind = INT64;
@@ -305,6 +303,7 @@ fn infer_kind(cells: &[Cell<'_>]) -> Result<Kind, Mixed> {
         Kind::Int(_) if above && negative => Err(too_large()),
         Kind::Int(_) if above => Ok(if nulls { Kind::IntNull } else { Kind::Int("numpy.uint64") }),
         Kind::Int(_) if nulls => Ok(Kind::IntNull),
+        Kind::Bool if nulls => Ok(Kind::BoolNull),
         Kind::List(_) => {
             let items: Vec<Cell<'_>> = items.into_iter().cloned().collect();
             Ok(Kind::List(Box::new(infer_kind(&items)?)))

@@ -25,14 +25,19 @@ pub(super) fn encode_document(
             put_bytes(out, t::JSON, text.as_bytes());
         }
         t::JSON_LIST => {
-            let Cell::List(items) = cell else {
-                return Err(match cell {
-                    Cell::Str(_) | Cell::Struct(_) => {
-                        "Invalid JSON string in JSON_LIST: Expecting value: line 1 column 1 (char 0)"
-                            .to_owned()
-                    }
-                    _ => format!("'{}' object is not iterable", kind.numpy_class()),
-                });
+            let taken_apart: Vec<Cell<'_>>;
+            let items = match cell {
+                Cell::List(items) => items,
+                // As Python iterates them.
+                Cell::Str(text) => {
+                    taken_apart = text.chars().map(|c| Cell::Str(c.to_string().into())).collect();
+                    &taken_apart
+                }
+                Cell::Struct(members) => {
+                    taken_apart = members.iter().map(|(name, _)| Cell::Str(name.clone())).collect();
+                    &taken_apart
+                }
+                _ => return Err(format!("'{}' object is not iterable", kind.numpy_class())),
             };
             let mut body = Vec::new();
             let inner = if let Kind::List(inner) = kind { (**inner).clone() } else { Kind::Str };
@@ -75,15 +80,17 @@ fn json_text(kind: &Kind, cell: &Cell<'_>) -> Result<String, String> {
             write_json(&mut out, cell);
             Ok(String::from_utf8_lossy(&out).into_owned())
         }
-        Cell::Float(_) | Cell::Int(_) | Cell::Null if kind.is_float() => {
+        Cell::Float(_) | Cell::Int(_) | Cell::Bool(_) | Cell::Null if kind.is_float() => {
             let mut out = Vec::new();
             match cell {
                 Cell::Int(number) => pyfmt::write_f64(&mut out, *number as f64),
+                Cell::Bool(value) => pyfmt::write_f64(&mut out, f64::from(u8::from(*value))),
                 Cell::Float(number) => write_json_float(&mut out, *number),
                 _ => out.extend_from_slice(b"NaN"),
             }
             Ok(String::from_utf8_lossy(&out).into_owned())
         }
+        Cell::Bool(value) if *kind == Kind::BoolNull => Ok(value.to_string()),
         _ => {
             let class = kind.numpy_class().trim_start_matches("numpy.");
             Err(format!("Object of type {class} is not JSON serializable"))
@@ -180,13 +187,14 @@ fn put_map_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) 
         Cell::Struct(members) => put_members(out, members),
         Cell::Str(text) => match parse_document(text)? {
             Cell::Struct(members) => put_members(out, &members),
-            other if value_type == t::STRUCT => put_printed(out, &other.print(false)),
+            other if value_type == t::STRUCT => put_printed(out, &python_text(&other)),
             other => Err(format!(
                 "Expected dict for MAP type, got {}: {}",
                 python_type(&other),
                 python_repr(&other)
             )),
         },
+        Cell::List(_) if value_type == t::STRUCT => put_printed(out, &numpy_text(kind, cell)),
         other if value_type == t::STRUCT => put_printed(out, &other.print(kind.is_float())),
         other => {
             let class = kind.numpy_class().trim_start_matches("numpy.");
@@ -228,8 +236,11 @@ fn put_map_list_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<
             return Err(format!("Expected list for MAP_LIST type, got {class}: {}", numpy_repr(kind, other)));
         }
     };
-    let inner = if let Kind::List(inner) = kind { inner.numpy_class() } else { "str" };
     for item in items {
+        let class = match kind {
+            Kind::List(inner) => inner.numpy_class(),
+            _ => python_type(item),
+        };
         match item {
             Cell::Struct(members) => {
                 let mut body = Vec::new();
@@ -239,7 +250,7 @@ fn put_map_list_of(value_type: u32, kind: &Kind, cell: &Cell<'_>, out: &mut Vec<
             Cell::Null => {
                 return Err("MapList can only contain dictionaries, got <class 'NoneType'>".to_owned())
             }
-            _ => return Err(format!("MapList can only contain dictionaries, got <class '{inner}'>")),
+            _ => return Err(format!("MapList can only contain dictionaries, got <class '{class}'>")),
         }
     }
     Ok(())
@@ -252,6 +263,14 @@ fn python_type(cell: &Cell<'_>) -> &'static str {
     }
 }
 
+/// `str` as plain Python shows it.
+fn python_text(cell: &Cell<'_>) -> String {
+    match cell {
+        Cell::Str(text) => text.clone().into_owned(),
+        other => python_repr(other),
+    }
+}
+
 /// `repr` as plain Python shows it: lists with commas.
 fn python_repr(cell: &Cell<'_>) -> String {
     match cell {
@@ -259,7 +278,52 @@ fn python_repr(cell: &Cell<'_>) -> String {
             let items: Vec<String> = items.iter().map(python_repr).collect();
             format!("[{}]", items.join(", "))
         }
+        Cell::Struct(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(name, cell)| format!("{}: {}", crate::text::pyrepr::repr(name), python_repr(cell)))
+                .collect();
+            format!("{{{}}}", members.join(", "))
+        }
         other => other.repr(),
+    }
+}
+
+/// The items of an array as numpy shows them: numbers aligned, whole floats with a point.
+fn numpy_items(kind: &Kind, items: &[Cell<'_>]) -> Vec<String> {
+    let right = |texts: Vec<String>, least: usize| -> Vec<String> {
+        let width = texts.iter().map(String::len).max().unwrap_or(0).max(least);
+        texts.into_iter().map(|text| format!("{text:>width$}")).collect()
+    };
+    match kind {
+        Kind::Bool => right(items.iter().map(|item| item.print(false)).collect(), 5),
+        Kind::Int(_) => right(items.iter().map(|item| item.print(false)).collect(), 0),
+        Kind::IntNull | Kind::Float(_) => {
+            let texts: Vec<String> = items
+                .iter()
+                .map(|item| {
+                    let text = item.print(true);
+                    text.strip_suffix(".0").map_or_else(|| text.clone(), |whole| format!("{whole}."))
+                })
+                .collect();
+            let fraction = |text: &str| text.split_once('.').map_or(0, |(_, digits)| digits.len());
+            let most = texts.iter().map(|text| fraction(text)).max().unwrap_or(0);
+            let aligned = texts.into_iter().map(|text| {
+                let missing = if text.contains('.') { most - fraction(&text) } else { 0 };
+                format!("{text}{}", " ".repeat(missing))
+            });
+            right(aligned.collect(), 0)
+        }
+        Kind::List(inner) => items.iter().map(|item| numpy_repr(&Kind::List(inner.clone()), item)).collect(),
+        _ => items.iter().map(python_repr).collect(),
+    }
+}
+
+/// `str` of an array.
+fn numpy_text(kind: &Kind, cell: &Cell<'_>) -> String {
+    match (kind, cell) {
+        (Kind::List(inner), Cell::List(items)) => format!("[{}]", numpy_items(inner, items).join(" ")),
+        _ => cell.print(false),
     }
 }
 
@@ -267,14 +331,29 @@ fn python_repr(cell: &Cell<'_>) -> String {
 fn numpy_repr(kind: &Kind, cell: &Cell<'_>) -> String {
     match (kind, cell) {
         (Kind::List(inner), Cell::List(items)) => {
-            let items: Vec<String> = items.iter().map(python_repr).collect();
             let object = !matches!(**inner, Kind::Int(_) | Kind::IntNull | Kind::Float(_) | Kind::Bool);
-            format!("array([{}]{})", items.join(", "), if object { ", dtype=object" } else { "" })
+            let items = numpy_items(inner, items).join(", ");
+            format!("array([{items}]{})", if object { ", dtype=object" } else { "" })
         }
+        (Kind::IntNull, cell) => format!("np.float64({})", cell.print(true)),
         (Kind::Int(name) | Kind::Float(name), cell) => {
             format!("np.{}({})", name.trim_start_matches("numpy."), cell.repr())
         }
         (Kind::Bool, cell) => format!("np.{}_", cell.repr()),
+        (Kind::Struct, Cell::Struct(members)) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(name, cell)| {
+                    let kind = super::cell::infer(name, std::slice::from_ref(cell)).unwrap_or(Kind::Str);
+                    let shown = match &kind {
+                        Kind::List(_) => numpy_repr(&kind, cell),
+                        _ => python_repr(cell),
+                    };
+                    format!("{}: {shown}", crate::text::pyrepr::repr(name))
+                })
+                .collect();
+            format!("{{{}}}", members.join(", "))
+        }
         (_, cell) => python_repr(cell),
     }
 }

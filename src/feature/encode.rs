@@ -73,7 +73,7 @@ pub fn check(value_type: u32, column: &Column<'_>) -> Result<(), String> {
             _ => refuse(&["float", "numpy.float64", "int", "numpy.int64", "decimal.Decimal"]),
         },
         t::BOOL => match kind {
-            Kind::Int("numpy.int64") | Kind::Bool => Ok(()),
+            Kind::Int("numpy.int64") | Kind::Bool | Kind::BoolNull => Ok(()),
             _ => refuse(&["numpy.bool", "numpy.int64", "bool", "int"]),
         },
         t::BYTES => match kind {
@@ -290,7 +290,11 @@ pub(super) fn encode_list(
     let inner = if let Kind::List(inner) = kind { (**inner).clone() } else { Kind::Str };
     let mut body = Vec::new();
     let mut seen: Vec<EntityValue<'static>> = Vec::new();
-    if unique {
+    // A set of a text's characters, or of an object's keys, was never made a set in the reference.
+    if unique && matches!(cell, Cell::List(_)) {
+        if let Some(item) = items.iter().find(|item| item.is_container()) {
+            return Err(format!("unhashable type: '{}'", item.python_class()));
+        }
         for cell in items {
             if cell.is_null() {
                 return Err(match item {
@@ -301,7 +305,11 @@ pub(super) fn encode_list(
                 }
                 .to_owned());
             }
-            let value = list_item(item, &inner, cell)?;
+            // The values of an array, not of a list: their classes are numpy's.
+            let value = list_item(item, &inner, cell).map_err(|text| {
+                let of_list = format!("<class '{}'> not", class_in_list(&inner, cell));
+                text.replace(&of_list, &format!("<class '{}'> not", inner.numpy_class()))
+            })?;
             if !seen.contains(&value) {
                 seen.push(value);
             }
@@ -324,6 +332,15 @@ pub(super) fn encode_list(
     Ok(())
 }
 
+/// The Python class of an item of a list whose items are of `kind`.
+fn class_in_list(kind: &Kind, cell: &Cell<'_>) -> &'static str {
+    if kind.is_float() && matches!(cell, Cell::Int(_) | Cell::Bool(_)) {
+        "float"
+    } else {
+        cell.python_class()
+    }
+}
+
 fn list_item(item: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'static>, String> {
     let float_kind = kind.is_float();
     if cell.is_null() {
@@ -339,7 +356,7 @@ fn list_item(item: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'sta
         });
     }
     let wrong = |wanted: &str| {
-        let class = if float_kind && matches!(cell, Cell::Int(_)) { "float" } else { cell.python_class() };
+        let class = class_in_list(kind, cell);
         let shown = cell.print(float_kind);
         Err(format!("Value \"{shown}\" is of type <class '{class}'> not of type <class '{wanted}'>"))
     };
@@ -348,7 +365,7 @@ fn list_item(item: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'sta
             .map(EntityValue::Int32)
             .map_err(|_| format!("Value out of range: {number}")),
         (t::INT64, Cell::Int(number)) if !float_kind => Ok(EntityValue::Int64(*number)),
-        (t::INT32, _) => wrong("numpy.int32"),
+        (t::INT32, _) => wrong("numpy.int64"),
         (t::INT64, _) => wrong("numpy.int64"),
         (t::FLOAT, Cell::Float(_) | Cell::Int(_)) if float_kind => {
             Ok(EntityValue::Float(float(cell)? as f32))

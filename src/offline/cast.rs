@@ -40,7 +40,7 @@ fn from_name(kind: &Kind) -> String {
         Kind::Null => "null".to_owned(),
         Kind::Int(name) => name.trim_start_matches("numpy.").to_owned(),
         Kind::IntNull | Kind::Float(_) => "double".to_owned(),
-        Kind::Bool => "bool".to_owned(),
+        Kind::Bool | Kind::BoolNull => "bool".to_owned(),
         Kind::List(item) => format!("list<item: {}>", from_name(item)),
         Kind::Struct => "struct".to_owned(),
         _ => "string".to_owned(),

@@ -553,7 +553,7 @@ fn kinds(scan: &Scan<'_>, opened: &[Opened<'_>], features: &[&str]) -> Result<Ve
             Kind::Null | Kind::List(_) | Kind::Struct | Kind::Map => None,
             Kind::Str => Some(Cell::Str("x".into())),
             Kind::Bytes => Some(Cell::Bytes((&b"x"[..]).into())),
-            Kind::Bool => Some(Cell::Bool(true)),
+            Kind::Bool | Kind::BoolNull => Some(Cell::Bool(true)),
             Kind::Time => Some(Cell::Time { seconds: 1, nanos: 0, digits: 0 }),
             Kind::Date => Some(Cell::Date(1)),
             Kind::Decimal => Some(Cell::Decimal("1".to_owned())),

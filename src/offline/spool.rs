@@ -279,3 +279,110 @@ fn remove_batch(folder: &Path, files: &[String]) -> io::Result<()> {
     fs::remove_file(folder.join("flush"))?;
     sync_folder(&folder.join("flush"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{Int64Array, RecordBatch};
+    use std::sync::Arc;
+
+    /// A source with one column and one row.
+    fn source(dir: &Path, folder: bool) -> Source {
+        let schema = Arc::new(arrow_schema::Schema::new(vec![arrow_schema::Field::new(
+            "n",
+            arrow_schema::DataType::Int64,
+            true,
+        )]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(vec![0]))]).unwrap();
+        let path = if folder {
+            fs::create_dir(dir.join("data")).unwrap();
+            dir.join("data/part.parquet")
+        } else {
+            dir.join("data.parquet")
+        };
+        let file = File::create(&path).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(file, schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let path = if folder { "data" } else { "data.parquet" };
+        Source { name: "s".to_owned(), path: path.to_owned(), ..Source::default() }
+    }
+
+    fn numbers(dir: &Path, source: &Source) -> Vec<i64> {
+        use arrow_array::cast::AsArray;
+        let place = super::super::files::resolve(&source.path, dir).unwrap();
+        let mut found = Vec::new();
+        for part in super::super::files::parts(&place).unwrap() {
+            let file = File::open(part.path).unwrap();
+            let reader =
+                parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            for batch in reader.build().unwrap() {
+                let batch = batch.unwrap();
+                found
+                    .extend(batch.column(0).as_primitive::<arrow_array::types::Int64Type>().iter().flatten());
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn push(number: i64) -> Vec<u8> {
+        format!("{{\"df\":{{\"n\":[{number}]}}}}").into_bytes()
+    }
+
+    /// A process that died between the rename of the data and the removal of what waits.
+    fn a_batch_that_landed_is_not_written_again(folder: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), folder);
+        let mut spool = Spool::new(&dir.path().join("spool"));
+        spool.add(&source, &push(1), 1).unwrap();
+        spool.add(&source, &push(2), 1).unwrap();
+        let waiting = spool.folder(&source);
+        let files = pending_files(&waiting).unwrap();
+        let bodies: Vec<Vec<u8>> =
+            files.iter().map(|file| fs::read(waiting.join("pending").join(file)).unwrap()).collect();
+        // The batch by hand, up to the rename.
+        let flush = Flush { source: &source, repo: dir.path(), id: "batch", patience: Duration::ZERO };
+        let open = flush.open().unwrap();
+        let mut frames: Vec<_> = bodies.iter().map(|body| columns(body).unwrap().columns).collect();
+        let batches: Vec<_> = frames.iter_mut().map(|frame| open.prepare(frame).unwrap()).collect();
+        fs::write(waiting.join("flush"), format!("batch\n{}\n", files.join("\n"))).unwrap();
+        open.write(&batches, &frames).unwrap();
+        drop(open);
+        // One more push comes before somebody finds the manifest.
+        spool.add(&source, &push(3), 1).unwrap();
+        let flushed = spool.flush(&source, dir.path(), Duration::ZERO).unwrap();
+        assert_eq!(flushed, Flushed { rows: 1, rejected: 0 });
+        assert_eq!(numbers(dir.path(), &source), [0, 1, 2, 3]);
+        assert!(spool.backlog().is_empty());
+        let marks = fs::read_dir(dir.path().join(if folder { "data" } else { "." })).unwrap();
+        let marks =
+            marks.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "done"));
+        assert_eq!(marks.count(), 0);
+    }
+
+    #[test]
+    fn a_batch_that_landed_in_a_file_is_not_written_again() {
+        a_batch_that_landed_is_not_written_again(false);
+    }
+
+    #[test]
+    fn a_batch_that_landed_in_a_folder_is_not_written_again() {
+        a_batch_that_landed_is_not_written_again(true);
+    }
+
+    #[test]
+    fn a_batch_that_did_not_land_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), false);
+        let mut spool = Spool::new(&dir.path().join("spool"));
+        spool.add(&source, &push(1), 1).unwrap();
+        let waiting = spool.folder(&source);
+        let files = pending_files(&waiting).unwrap();
+        fs::write(waiting.join("flush"), format!("other\n{}\n", files.join("\n"))).unwrap();
+        // A file that was being written when its process died is nobody's.
+        fs::write(waiting.join("pending/.half.tmp"), "{").unwrap();
+        assert_eq!(spool.flush(&source, dir.path(), Duration::ZERO).unwrap().rows, 1);
+        assert_eq!(numbers(dir.path(), &source), [0, 1]);
+    }
+}
