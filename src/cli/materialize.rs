@@ -124,8 +124,12 @@ impl Observer for Screen {
                 if let Some(bar) = self.bar.take() {
                     bar.finish_and_clear();
                 }
-                let plural = if entities == 1 { "entity" } else { "entities" };
-                say(&format!("  {entities} {plural} in {seconds:.1} s"));
+                let what = match entities {
+                    Some(1) => "1 entity".to_owned(),
+                    Some(count) => format!("{count} entities"),
+                    None => "done".to_owned(),
+                };
+                say(&format!("  {what} in {seconds:.1} s"));
             }
             _ => {}
         }

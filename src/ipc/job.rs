@@ -64,8 +64,8 @@ pub enum Report {
         seconds: f64,
         /// How long its source was read before the first entity was written.
         reading: f64,
-        /// Entities stored.
-        entities: u64,
+        /// Entities stored, if that is known.
+        entities: Option<u64>,
     },
     /// Offline pushes were written.
     Flushed {

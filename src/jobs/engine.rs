@@ -84,7 +84,7 @@ pub(super) fn run(engine: &str, run: &Run, site: &Site, observer: &mut dyn Obser
             success,
             seconds: begun.elapsed().as_secs_f64(),
             reading: 0.0,
-            entities: 0,
+            entities: None,
         });
     }
     match status {

@@ -46,7 +46,11 @@ pub fn run(run: &Run, site: &Site, observer: &mut dyn Observer) -> Result<(), Ap
         )),
     }
     if let Some(engine) = &site.store.writes.batch_engine {
-        return engine::run(engine, run, site, observer);
+        let done = engine::run(engine, run, site, observer);
+        if done.is_err() && run.in_background {
+            restore(&run.views, site);
+        }
+        return done;
     }
     for (index, view) in run.views.iter().enumerate() {
         let done = run_view(view, run, site, observer);
@@ -142,7 +146,7 @@ fn run_view(name: &str, run: &Run, site: &Site, observer: &mut dyn Observer) -> 
         success: done.is_ok(),
         seconds: begun.elapsed().as_secs_f64(),
         reading: reading.as_secs_f64(),
-        entities: done.as_ref().copied().unwrap_or(0),
+        entities: Some(done.as_ref().copied().unwrap_or(0)),
     });
     done.map(|_| ())
 }

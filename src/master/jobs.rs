@@ -309,10 +309,18 @@ impl Master {
             }
             Report::View { view, success, seconds, reading, entities } => {
                 let outcome = if success { "materialized" } else { "failed to materialize" };
-                log::info!("{outcome} {view}: {entities} entities in {seconds:.1} s");
+                let count = entities.map_or(String::new(), |count| format!(": {count} entities"));
+                log::info!("{outcome} {view}{count} in {seconds:.1} s");
                 let categories = self.prepared.store.metrics.clone();
                 if let Some(metrics) = &mut self.metrics {
-                    metrics.materialized(&categories, &view, success, seconds, reading, entities);
+                    metrics.materialized(
+                        &categories,
+                        &view,
+                        success,
+                        seconds,
+                        reading,
+                        entities.unwrap_or(0),
+                    );
                 }
             }
             Report::Flushed { rows, rejected } => {
