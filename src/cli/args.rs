@@ -165,6 +165,8 @@ pub(super) enum CtlCommand {
     Ttou,
     /// Open log files again
     Reopen,
+    /// Start the binary that is there now with the same sockets, wait until it serves, and stop this one
+    Upgrade,
     /// Finish what is under way and stop (TERM)
     Stop,
 }

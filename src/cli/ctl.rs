@@ -1,6 +1,7 @@
 //! `feast-prefork ctl`: asks a running server through its control socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::args::{CtlArgs, CtlCommand};
 use super::commands::say;
@@ -16,6 +17,7 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
         CtlCommand::Ttin => Request::Ttin,
         CtlCommand::Ttou => Request::Ttou,
         CtlCommand::Reopen => Request::Reopen,
+        CtlCommand::Upgrade => return upgrade(args),
         CtlCommand::Stop => Request::Stop,
     };
     let line = ask(&args.socket, request).map_err(|error| unreachable_server(&args.socket, &error))?;
@@ -26,6 +28,57 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
     let status: Status = serde_json::from_str(&line)
         .map_err(|error| StartError::new(exit::CONFIG, format!("an answer that makes no sense: {error}")))?;
     say(&table(&status));
+    Ok(exit::OK)
+}
+
+/// How long a new master may take until all its workers serve.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The whole dance: the new master is started, watched until it serves, and then the old one is told to stop.
+fn upgrade(args: &CtlArgs) -> Result<i32, StartError> {
+    let failed = |text: String| StartError::new(exit::CONFIG, text);
+    let status_of =
+        |path: &Path| -> Option<Status> { serde_json::from_str(&ask(path, Request::Status).ok()?).ok() };
+    let line =
+        ask(&args.socket, Request::Status).map_err(|error| unreachable_server(&args.socket, &error))?;
+    let old: Status = serde_json::from_str(&line)
+        .map_err(|error| failed(format!("an answer that makes no sense: {error}")))?;
+    let mut second = args.socket.clone().into_os_string();
+    second.push(".2");
+    let second = PathBuf::from(second);
+    ask(&args.socket, Request::Upgrade).map_err(|error| unreachable_server(&args.socket, &error))?;
+    let until = Instant::now() + UPGRADE_PATIENCE;
+    let started = Instant::now();
+    let new = loop {
+        let serving = |status: &Status| {
+            status.workers.iter().filter(|worker| worker.state == "serving").count() >= status.wanted
+        };
+        if let Some(status) = status_of(&second).filter(|status| status.pid != old.pid && serving(status)) {
+            break status;
+        }
+        // A new master that cannot start is gone after a moment; the old one has said why in its log.
+        let gone = started.elapsed() > Duration::from_secs(2) && !second.exists();
+        if gone || Instant::now() > until {
+            return Err(failed(format!(
+                "the new master does not serve; master {} goes on: see its log",
+                old.pid
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    ask(&args.socket, Request::Stop).map_err(|error| unreachable_server(&args.socket, &error))?;
+    // The new master takes the old one's name when that has gone.
+    while status_of(&args.socket).is_none_or(|status| status.pid != new.pid) {
+        if Instant::now() > until + UPGRADE_PATIENCE {
+            return Err(failed(format!("master {} serves, but master {} does not end", new.pid, old.pid)));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    say(&if args.json {
+        serde_json::json!({ "from": old.pid, "to": new.pid, "version": new.version }).to_string()
+    } else {
+        format!("feast-prefork {} (master {}) has taken over from master {}", new.version, new.pid, old.pid)
+    });
     Ok(exit::OK)
 }
 

@@ -23,16 +23,19 @@ pub enum Request {
     Ttou,
     /// As USR1: open log files again.
     Reopen,
+    /// As USR2: start the new binary.
+    Upgrade,
     /// As TERM.
     Stop,
 }
 
-const WORDS: [(Request, &str); 6] = [
+const WORDS: [(Request, &str); 7] = [
     (Request::Status, "status"),
     (Request::Reload, "reload"),
     (Request::Ttin, "ttin"),
     (Request::Ttou, "ttou"),
     (Request::Reopen, "reopen"),
+    (Request::Upgrade, "upgrade"),
     (Request::Stop, "stop"),
 ];
 
@@ -175,6 +178,13 @@ impl Control {
             }
         }
         asked
+    }
+
+    /// Moves the socket's file to `path`; clients find it there from now on.
+    pub fn rename(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        path.clone_into(&mut self.path);
+        Ok(())
     }
 
     /// Removes the socket's file.

@@ -24,6 +24,7 @@ impl Master {
                 Request::Ttin => Signal::SIGTTIN,
                 Request::Ttou => Signal::SIGTTOU,
                 Request::Reopen => Signal::SIGUSR1,
+                Request::Upgrade => Signal::SIGUSR2,
                 Request::Stop => Signal::SIGTERM,
             };
             control::answer(stream, &serde_json::json!({ "accepted": request.word() }));

@@ -370,6 +370,9 @@ impl Master {
 
     /// True when jobs keep the master from leaving.
     pub(super) fn waits_for_jobs(&self, since: Instant) -> bool {
+        if self.is_succeeded() {
+            return !self.jobs.is_idle();
+        }
         let patience = if matches!(self.phase, Phase::Quitting { .. }) { QUICK_PATIENCE } else { PATIENCE };
         !self.jobs.is_idle() && self.now.duration_since(since) < patience
     }

@@ -173,14 +173,21 @@ impl Metrics {
         }
     }
 
-    /// Ends the scraper and removes what this process has made.
-    pub(super) fn close(&mut self) {
+    /// Ends the scraper and removes what this process has made, unless another master goes on with it.
+    pub(super) fn close(&mut self, succeeded: bool) {
         if let Some(scraper) = self.scraper.take() {
             let _ = kill(scraper.pid, Signal::SIGKILL);
             let _ = waitpid(scraper.pid, None);
         }
         self.directory.bury(&std::process::id().to_string());
-        self.directory.remove();
+        if !succeeded {
+            self.directory.remove();
+        }
+    }
+
+    /// The socket that serves metrics.
+    pub(super) fn listener(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.listener)
     }
 }
 

@@ -13,6 +13,7 @@ mod reap;
 mod recycle_log;
 mod signals;
 mod systemd;
+mod upgrade;
 mod workers;
 
 use std::io;
@@ -38,6 +39,7 @@ pub use prepare::{bind_all, load, MissingRegistry, Prepared, StartError};
 use reap::Backoff;
 use recycle_log::RecycleLog;
 use systemd::Systemd;
+use upgrade::{Kin, Program};
 use workers::{Duty, WorkerRecord};
 
 /// What the whole tree is doing.
@@ -92,7 +94,9 @@ pub struct Master {
     systemd: Systemd,
     control: Option<Control>,
     started: Instant,
-    _pid_file: Option<PidFile>,
+    pid_file: Option<PidFile>,
+    kin: Kin,
+    program: Program,
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
@@ -113,8 +117,10 @@ impl Master {
     pub fn new(prepared: Prepared, loader: Loader) -> Result<Self, StartError> {
         log::info!("Starting feast-prefork {}", env!("CARGO_PKG_VERSION"));
         let failed = |error: io::Error| StartError::new(exit::CONFIG, format!("cannot start: {error}"));
-        let pid_file = prepared.settings.pid_file.as_deref().map(PidFile::create).transpose()?;
-        let control = prepared.settings.control_socket.as_deref().map(open_control).transpose()?;
+        let kin = Kin::find(|name| std::env::var(name).ok());
+        let named = |path: &Option<std::path::PathBuf>| path.as_deref().map(|path| kin.name(path));
+        let pid_file = named(&prepared.settings.pid_file).map(|path| PidFile::create(&path)).transpose()?;
+        let control = named(&prepared.settings.control_socket).map(|path| open_control(&path)).transpose()?;
         let board = Scoreboard::new().map_err(failed)?;
         let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
         let listeners = bind_all(&prepared.settings)?;
@@ -146,7 +152,9 @@ impl Master {
             control,
             started: now,
             systemd: Systemd::find(|name| std::env::var(name).ok()),
-            _pid_file: pid_file,
+            pid_file,
+            kin,
+            program: Program::of_process(),
             scratch: vec![0; worker::SCRATCH],
             now,
         })
@@ -163,6 +171,7 @@ impl Master {
         log::info!("Using worker: feast-prefork");
         worker::warm_up();
         loop {
+            self.promote();
             self.keep_scraper();
             self.converge();
             self.wait();
@@ -263,7 +272,11 @@ impl Master {
         let until = self.now + patience;
         self.exit_code = self.exit_code.max(exit_code);
         self.close_listeners();
-        self.jobs.signal(Signal::SIGTERM);
+        // With a new master at work there is time for jobs to end.
+        if !matches!(self.kin, Kin::Child(_)) {
+            self.jobs.signal(Signal::SIGTERM);
+        }
+        self.say_successor();
         let quick = signal == Signal::SIGQUIT;
         self.phase = if quick { Phase::Quitting { until } } else { Phase::Draining { until } };
         for worker in &mut self.workers {
@@ -274,8 +287,11 @@ impl Master {
     }
 
     fn close_listeners(&mut self) {
+        let succeeded = matches!(self.kin, Kin::Child(_));
         for listener in self.listeners.drain(..) {
-            listener.remove_file();
+            if !succeeded {
+                listener.remove_file();
+            }
         }
     }
 
@@ -315,8 +331,9 @@ impl Master {
     }
 
     fn leave(&mut self) -> i32 {
+        let succeeded = self.is_succeeded();
         if let Some(metrics) = &mut self.metrics {
-            metrics.close();
+            metrics.close(succeeded);
         }
         if let Some(control) = &self.control {
             control.close();

@@ -37,6 +37,16 @@ impl PidFile {
     }
 }
 
+impl PidFile {
+    /// Moves the file to `path`, which nobody else uses any more.
+    pub(super) fn rename(&mut self, path: &Path) {
+        match fs::rename(&self.path, path) {
+            Ok(()) => path.clone_into(&mut self.path),
+            Err(error) => log::error!("the pid file stays at {}: {error}", self.path.display()),
+        }
+    }
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
         // A forked child has a copy of this value, but not the file.

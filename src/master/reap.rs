@@ -111,7 +111,9 @@ impl Master {
             };
             // As process 1 of a container, orphans of others end up here, too.
             let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else {
-                if !self.scraper_died(pid, self.now) && !self.job_died(pid) {
+                let known =
+                    self.scraper_died(pid, self.now) || self.job_died(pid) || self.successor_master_died(pid);
+                if !known {
                     log::debug!("reaped pid {pid}, which is not a worker");
                 }
                 continue;

@@ -27,7 +27,7 @@ impl Master {
     pub(super) fn handle(&mut self, signal: Signal) {
         match signal {
             Signal::SIGCHLD => return,
-            Signal::SIGWINCH if has_terminal() => {
+            Signal::SIGWINCH if has_terminal() && !matches!(self.kin, super::Kin::Child(_)) => {
                 log::debug!("SIGWINCH ignored. Not daemonized");
                 return;
             }
@@ -55,7 +55,7 @@ impl Master {
                 crate::logging::logger::reopen();
                 self.workers.iter().for_each(|worker| worker.signal(Signal::SIGUSR1));
             }
-            (Signal::SIGUSR2, _) => log::warn!("USR2 signal ignored. Binary upgrade is not supported yet."),
+            (Signal::SIGUSR2, Phase::Running) => self.upgrade(),
             (Signal::SIGWINCH, Phase::Running) => self.stop_workers(),
             _ => {}
         }

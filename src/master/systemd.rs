@@ -102,6 +102,22 @@ impl Master {
         }
     }
 
+    /// The main process is another one from now on.
+    pub(super) fn say_successor(&mut self) {
+        if let super::Kin::Child(pid) = self.kin {
+            if self.systemd.tell(&format!("MAINPID={pid}\nREADY=1")) {
+                self.systemd.said = Said::Stopping;
+            }
+        }
+    }
+
+    /// This process is the main one from now on.
+    pub(super) fn say_main_again(&mut self) {
+        if self.systemd.notifier.is_some() {
+            self.say_ready();
+        }
+    }
+
     /// A reload begins. Whether it is accepted or not, it ends with another READY.
     pub(super) fn say_reloading(&mut self) {
         if self.systemd.said == Said::Ready {

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod epoll;
+pub mod exec;
 pub mod fdpass;
 pub mod fork;
 pub mod lock;

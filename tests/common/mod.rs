@@ -88,7 +88,12 @@ impl Server {
     }
 
     pub fn start_with(repo: Repo, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(binary());
+        Self::start_program(Path::new(binary()), repo, args, env)
+    }
+
+    /// Serves with a copy of the binary.
+    pub fn start_program(program: &Path, repo: Repo, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
         command.arg("-c").arg(repo.path()).arg("serve").args(args);
         if !args.iter().any(|arg| arg.starts_with("--bind") || *arg == "--port") {
             command.args(["--port", "0"]);
