@@ -172,6 +172,13 @@ fn the_control_socket_shows_and_tells() {
     let (code, table) = ctl(&socket, &["status"]);
     assert!(code == Some(0) && table.contains("2 of 2 workers") && table.contains("serving"), "{table}");
     assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+    let (code, list) = ctl(&socket, &["workers"]);
+    assert_eq!(code, Some(0));
+    assert!(list.trim_start().starts_with("PID"), "{list}");
+    let top = Command::new(common::binary()).args(["top", "--socket"]).arg(&socket).output().unwrap();
+    let text = String::from_utf8_lossy(&top.stdout).into_owned();
+    assert!(top.status.success() && text.contains("requests/s") && text.contains("serving"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert_eq!(ctl(&socket, &["ttin"]).0, Some(0));
     eventually("a third worker", || workers(&status(), "serving") == 3);
     assert_eq!(ctl(&socket, &["ttou"]).0, Some(0));

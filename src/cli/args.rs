@@ -67,6 +67,8 @@ pub(super) enum Command {
     GetOnlineFeatures(GetArgs),
     /// Ask or tell a running server through its control socket
     Ctl(CtlArgs),
+    /// Watch a running server
+    Top(TopArgs),
     /// Read Prometheus multiprocess metric files
     #[command(subcommand)]
     Metrics(MetricsCommand),
@@ -152,11 +154,24 @@ pub(super) struct CtlArgs {
     pub(super) command: CtlCommand,
 }
 
+/// Options of `top`.
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    /// The socket that the server was given with --control-socket
+    #[arg(short, long, env = "FEAST_PREFORK_CONTROL", value_name = "PATH", hide_env = true)]
+    pub(super) socket: PathBuf,
+    /// Print once and stop, as without a terminal
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
 /// Subcommands of `ctl`.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(super) enum CtlCommand {
     /// Show the master and its workers
     Status,
+    /// Show the workers only
+    Workers,
     /// Check the new configuration and replace the workers (HUP)
     Reload,
     /// One worker more

@@ -8,7 +8,7 @@ use clap::Parser;
 use log::LevelFilter;
 
 use super::args::{Cli, Command, ListCommand, MetricsCommand, MetricsFormat, ServeArgs};
-use super::{activation, apply, ctl, get, init, list, materialize, quickstart, resolve};
+use super::{activation, apply, ctl, get, init, list, materialize, quickstart, resolve, top};
 use crate::config::store::Location;
 use crate::config::StoreConfig;
 use crate::exit;
@@ -31,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Quickstart(args) => quickstart::run(&args, cli.log_level),
         Command::Metrics(MetricsCommand::Render { dir, format }) => render_metrics(&dir, format),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Top(args) => top::top(&args),
         Command::Init(args) => init::init(&args),
         Command::Version => {
             say(&format!("feast-prefork {}", env!("CARGO_PKG_VERSION")));

@@ -12,7 +12,7 @@ use crate::master::StartError;
 /// Asks, and prints the answer as a table, or as JSON.
 pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
     let request = match args.command {
-        CtlCommand::Status => Request::Status,
+        CtlCommand::Status | CtlCommand::Workers => Request::Status,
         CtlCommand::Reload => Request::Reload,
         CtlCommand::Ttin => Request::Ttin,
         CtlCommand::Ttou => Request::Ttou,
@@ -27,12 +27,15 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
     }
     let status: Status = serde_json::from_str(&line)
         .map_err(|error| StartError::new(exit::CONFIG, format!("an answer that makes no sense: {error}")))?;
-    say(&table(&status));
+    let table = table(&status);
+    // Without the lines about the server.
+    let from = if matches!(args.command, CtlCommand::Workers) { 3 } else { 0 };
+    say(&table.lines().skip(from).collect::<Vec<_>>().join("\n"));
     Ok(exit::OK)
 }
 
 /// How long a new master may take until all its workers serve.
-const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+const UPGRADE_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The whole dance: the new master is started, watched until it serves, and then the old one is told to stop.
 fn upgrade(args: &CtlArgs) -> Result<i32, StartError> {
@@ -82,7 +85,7 @@ fn upgrade(args: &CtlArgs) -> Result<i32, StartError> {
     Ok(exit::OK)
 }
 
-fn unreachable_server(path: &Path, error: &std::io::Error) -> StartError {
+pub(super) fn unreachable_server(path: &Path, error: &std::io::Error) -> StartError {
     let text =
         format!("{}: {error}; start the server with --control-socket, and ask as its user", path.display());
     StartError::new(exit::CONFIG, text)
@@ -138,7 +141,8 @@ fn table(status: &Status) -> String {
     lines.join("\n")
 }
 
-fn duration(seconds: u64) -> String {
+/// A time in its largest unit.
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds}s"),
         120..=7199 => format!("{}m", seconds / 60),

@@ -14,5 +14,6 @@ mod materialize;
 mod quickstart;
 mod resolve;
 mod site;
+mod top;
 
 pub use commands::main;

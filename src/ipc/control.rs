@@ -110,6 +110,9 @@ pub struct Status {
     /// Their rows.
     #[serde(default)]
     pub offline_rows_waiting: usize,
+    /// Where the metric files are, if anything is counted.
+    #[serde(default)]
+    pub metrics_directory: Option<String>,
 }
 
 /// The master's end.

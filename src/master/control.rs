@@ -52,6 +52,10 @@ impl Master {
             jobs: self.jobs.shown(self.now),
             offline_pushes_waiting: self.jobs.backlog().0,
             offline_rows_waiting: self.jobs.backlog().1,
+            metrics_directory: self
+                .metrics
+                .as_ref()
+                .map(|metrics| metrics.directory.path().display().to_string()),
         }
     }
 

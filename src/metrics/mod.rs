@@ -8,6 +8,7 @@ pub mod aggregate;
 pub mod directory;
 pub mod encoder;
 pub mod expose;
+pub mod figures;
 pub mod file;
 pub mod handles;
 pub mod mapped;
