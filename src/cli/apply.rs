@@ -77,7 +77,9 @@ fn carry_out(file: &Path, prepared: &Prepared, site: &Site, dry: bool) -> Result
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| failed(format!("{shown}: {error}")))?;
     let mut definitions = define::read(&text).map_err(|problem| failed(format!("{shown}: {problem}")))?;
-    infer_schemas(&mut definitions, repo).map_err(|problem| failed(format!("{shown}: {problem}")))?;
+    infer_schemas(&mut definitions, repo)
+        .and_then(|()| define::check(&definitions))
+        .map_err(|problem| failed(format!("{shown}: {problem}")))?;
     let project = &prepared.store.project;
     let path = match &prepared.store.online_store {
         OnlineStoreConfig::Sqlite { path } => {
@@ -88,8 +90,7 @@ fn carry_out(file: &Path, prepared: &Prepared, site: &Site, dry: bool) -> Result
     let mut made: Option<Plan> = None;
     let edited: Result<(), RegistryError> = site.registry.update(|bytes, id, now| {
         let plan = plan(&definitions, bytes, project, path.as_deref(), id, now)?;
-        let changes = !plan.differences.is_empty() || !plan.dropped.is_empty();
-        let registry = (changes && !dry).then(|| plan.registry.clone());
+        let registry = (plan.changed && !dry).then(|| plan.registry.clone());
         made = Some(plan);
         Ok(registry)
     });
@@ -108,7 +109,6 @@ fn announce(differences: &[Difference]) {
 
 /// Makes tables and removes those that are needed no more.
 fn deploy(plan: &Plan, prepared: &Prepared, dry: bool, say: &mut dyn FnMut(&str)) -> Result<(), StartError> {
-    let prefix = format!("{}_", prepared.store.project);
     let OnlineStoreConfig::Sqlite { path } = &prepared.store.online_store else {
         let mut changed = false;
         for Difference { action, kind, name } in &plan.differences {
@@ -147,7 +147,7 @@ fn deploy(plan: &Plan, prepared: &Prepared, dry: bool, say: &mut dyn FnMut(&str)
         }
         say(&format!("Created sqlite table {table}"));
     }
-    for table in plan.dropped.iter().filter(|table| exists(table) && table.starts_with(&prefix)) {
+    for table in plan.dropped.iter().filter(|table| exists(table)) {
         changed = true;
         if !dry {
             drop_table(&connection, table).map_err(wrong)?;
@@ -257,11 +257,10 @@ fn type_of(data_type: &DataType) -> Option<u32> {
 pub(super) fn teardown(location: &Location) -> Result<i32, StartError> {
     let (prepared, site) = open(location, MissingRegistry::Refuse)?;
     let project = &prepared.store.project;
-    let mut tables: Vec<String> =
-        prepared.snapshot.views().iter().map(|view| format!("{project}_{}", view.name)).collect();
+    let mut tables: Vec<String> = Vec::new();
     let edited: Result<(), RegistryError> = site.registry.update(|bytes, id, now| {
-        let (rest, noted) = without(bytes, project, id, now)?;
-        tables.extend(noted);
+        let (rest, of_views) = without(bytes, project, id, now)?;
+        tables = of_views;
         Ok(Some(rest))
     });
     edited.map_err(|error| failed(error.to_string()))?;

@@ -70,6 +70,36 @@ pub fn parse(text: &str) -> Result<Yaml, String> {
     serde_yaml::from_str(text).map_err(|error| error.to_string().replace('\n', " "))
 }
 
+/// Parses one document by the rules of YAML 1.2: what is quoted is text, and so are `yes`, `off` and `01234`.
+pub fn parse_modern(text: &str) -> Result<Yaml, String> {
+    let one_line = |error: serde_yaml::Error| error.to_string().replace('\n', " ");
+    let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(one_line)?;
+    value.apply_merge().map_err(one_line)?;
+    Ok(modern(value))
+}
+
+fn modern(value: serde_yaml::Value) -> Yaml {
+    use serde_yaml::Value;
+    match value {
+        Value::Null => Yaml::Null,
+        Value::Bool(value) => Yaml::Bool(value),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => Yaml::Int(whole),
+            None => Yaml::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => Yaml::Str(text),
+        Value::Sequence(items) => Yaml::List(items.into_iter().map(modern).collect()),
+        Value::Mapping(entries) => {
+            let entry = |(key, value)| match (modern(key), modern(value)) {
+                (Yaml::Str(key), value) => (key, value),
+                (key, value) => (key.shown(), value),
+            };
+            Yaml::Map(entries.into_iter().map(entry).collect())
+        }
+        Value::Tagged(tagged) => modern(tagged.value),
+    }
+}
+
 impl<'de> Deserialize<'de> for Yaml {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Tree)

@@ -6,6 +6,14 @@ use super::Definitions;
 use crate::registry::edit::{put_time, stamped, Time};
 use crate::registry::wire::{put_bytes, put_message, put_str, raw_fields, Payload, WireError};
 
+/// Lists that no definition is about.
+const ON_DEMAND: u32 = 8;
+const INFRA: u32 = 10;
+const STREAM: u32 = 14;
+const LABELS: u32 = 19;
+/// Not a list: the parts of a service.
+const PROJECTION: u32 = 1000;
+
 /// What happens to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -33,6 +41,8 @@ pub struct Difference {
 pub struct Plan {
     /// Differences in the order in which they are announced.
     pub differences: Vec<Difference>,
+    /// The registry afterwards is another one; a changed data source is no difference that is announced.
+    pub changed: bool,
     /// The registry afterwards.
     pub registry: Vec<u8>,
     /// Tables of the online store that are needed.
@@ -65,27 +75,25 @@ pub fn plan(
     let mut kept: Vec<(u32, Vec<u8>)> = Vec::new();
     let mut known: Vec<Known<'_>> = Vec::new();
     let mut has_project = false;
-    let mut noted: Vec<String> = Vec::new();
     for (number, raw, payload) in raw_fields(registry)? {
         match number {
-            ENTITIES | VIEWS | SERVICES | SOURCES | PERMISSIONS => match decode(number, raw, payload)? {
-                Some((found, of)) if of == project => known.push(found),
-                _ => kept.push((number, raw.to_vec())),
-            },
-            10 if infra.is_some() => {
-                noted.extend(tables_of(payload.bytes(), project)?);
-                let others = without_project(payload.bytes(), project)?;
-                kept.push((number, others));
+            ENTITIES | VIEWS | SERVICES | SOURCES | PERMISSIONS => {
+                match decode(number, raw, payload, project)? {
+                    Some(found) => known.push(found),
+                    None => kept.push((number, raw.to_vec())),
+                }
             }
             17 => {
-                has_project |= names(payload.bytes(), true)?.0 == project;
+                has_project |= names(payload.bytes(), Place::Spec)?.0 == project;
                 kept.push((number, raw.to_vec()));
             }
             _ => kept.push((number, raw.to_vec())),
         }
     }
     let mut differences = Vec::new();
+    let mut changed = false;
     let mut note = |action, kind: &'static str, name: &str| {
+        changed = true;
         if !kind.is_empty() {
             differences.push(Difference { action, kind, name: name.to_owned() });
         }
@@ -134,8 +142,12 @@ pub fn plan(
     }
     let tables: Vec<String> =
         definitions.views.iter().map(|view| format!("{project}_{}", view.name)).collect();
+    // By name, not by the project's prefix: another project's name may begin with this one's.
+    let views = known.iter().filter(|known| known.list == VIEWS);
+    let earlier: Vec<String> = views.map(|known| format!("{project}_{}", known.name)).collect();
     if let Some(path) = infra {
-        put_infra(&mut kept, &tables, path);
+        let own = |table: &str| earlier.iter().chain(&tables).any(|known| known == table);
+        put_infra(&mut kept, &tables, own, path)?;
     }
     if !kept.iter().any(|(number, _)| *number == 3) {
         let mut message = Vec::new();
@@ -144,11 +156,11 @@ pub fn plan(
     }
     // Stable: objects of one list keep their order.
     kept.sort_by_key(|(number, _)| *number);
-    let dropped = noted.into_iter().filter(|table| !tables.contains(table)).collect();
-    Ok(Plan { differences, registry: stamped(kept, version_id, now), tables, dropped })
+    let dropped = earlier.into_iter().filter(|table| !tables.contains(table)).collect();
+    Ok(Plan { differences, changed, registry: stamped(kept, version_id, now), tables, dropped })
 }
 
-/// A registry without the objects of `project`; its infra stays noted nowhere.
+/// A registry without the objects of `project`, and the tables that its views have in a SQL store.
 pub fn without(
     registry: &[u8],
     project: &str,
@@ -158,21 +170,29 @@ pub fn without(
     let mut kept = Vec::new();
     let mut tables = Vec::new();
     for (number, raw, payload) in raw_fields(registry)? {
-        let of = match number {
-            ENTITIES | VIEWS | SERVICES | PERMISSIONS | 8 | 11 | 13 | 14 | 19 => {
-                names(payload.bytes(), true)?.1
+        let (name, of) = match number {
+            ENTITIES | VIEWS | SERVICES | PERMISSIONS | ON_DEMAND | 11 | STREAM | LABELS => {
+                names(payload.bytes(), Place::Spec)?
             }
-            SOURCES => names(payload.bytes(), false)?.1,
-            17 => names(payload.bytes(), true)?.0,
-            10 => {
-                tables.extend(tables_of(payload.bytes(), project)?);
-                kept.push((number, without_project(payload.bytes(), project)?));
-                continue;
+            SOURCES => names(payload.bytes(), Place::Source)?,
+            13 => names(payload.bytes(), Place::Message)?,
+            17 => {
+                let (name, _) = names(payload.bytes(), Place::Spec)?;
+                (name, name)
             }
-            _ => "",
+            _ => ("", ""),
         };
         if of != project {
             kept.push((number, raw.to_vec()));
+        } else if matches!(number, VIEWS | ON_DEMAND | STREAM | LABELS) {
+            tables.push(format!("{project}_{name}"));
+        }
+    }
+    for (number, raw) in &mut kept {
+        if *number == INFRA {
+            let [(_, _, infra)] = raw_fields(raw)?[..] else { continue };
+            let rest = without_tables(infra.bytes(), |table| tables.iter().any(|known| known == table))?;
+            *raw = rest;
         }
     }
     Ok((stamped(kept, version_id, now), tables))
@@ -230,26 +250,33 @@ fn updated(object: &Object, earlier: &Known<'_>, now: Time) -> Result<Vec<u8>, W
     Ok(out)
 }
 
-/// The object in a message of list `number`, and its project.
+/// The object in a message of list `number`, if it is one of `project`.
 fn decode<'r>(
     number: u32,
     raw: &'r [u8],
     payload: Payload<'r>,
-) -> Result<Option<(Known<'r>, &'r str)>, WireError> {
+    project: &str,
+) -> Result<Option<Known<'r>>, WireError> {
     let message = payload.bytes();
     if number == SOURCES {
-        let (name, project) = names(message, false)?;
+        let (name, of) = names(message, Place::Source)?;
+        if of != project {
+            return Ok(None);
+        }
         let fields = raw_fields(message)?;
         let meta = fields.iter().find(|(n, _, _)| *n == 50).map_or(&[][..], |(_, _, meta)| meta.bytes());
         let spec = normalized(message, number)?;
-        return Ok(Some((Known { list: number, name, spec, raw, meta }, project)));
+        return Ok(Some(Known { list: number, name, spec, raw, meta }));
     }
-    let (name, project) = names(message, true)?;
+    let (name, of) = names(message, Place::Spec)?;
+    if of != project {
+        return Ok(None);
+    }
     let fields = raw_fields(message)?;
     let part =
         |wanted: u32| fields.iter().find(|(n, _, _)| *n == wanted).map_or(&[][..], |(_, _, p)| p.bytes());
     let spec = normalized(part(1), number)?;
-    Ok(Some((Known { list: number, name, spec, raw, meta: part(2) }, project)))
+    Ok(Some(Known { list: number, name, spec, raw, meta: part(2) }))
 }
 
 fn comparable(object: &Object) -> Result<Vec<u8>, WireError> {
@@ -262,7 +289,8 @@ fn normalized(message: &[u8], list: u32) -> Result<Vec<u8>, WireError> {
     let nested: &[u32] = match list {
         SOURCES => &[26],
         VIEWS => &[7, 9],
-        SERVICES => &[3, 8],
+        SERVICES => &[3],
+        PROJECTION => &[8, 9],
         _ => &[],
     };
     let mut fields: Vec<(u32, Vec<u8>)> = Vec::new();
@@ -272,7 +300,7 @@ fn normalized(message: &[u8], list: u32) -> Result<Vec<u8>, WireError> {
         }
         if nested.contains(&number) {
             // A service holds projections, which hold sources.
-            let below = if list == SERVICES && number == 3 { SERVICES } else { SOURCES };
+            let below = if list == SERVICES { PROJECTION } else { SOURCES };
             let inner = normalized(payload.bytes(), below)?;
             let mut out = Vec::new();
             put_bytes(&mut out, number, &inner);
@@ -285,7 +313,7 @@ fn normalized(message: &[u8], list: u32) -> Result<Vec<u8>, WireError> {
     let maps: &[u32] = match list {
         ENTITIES | PERMISSIONS => &[8],
         VIEWS => &[5],
-        SERVICES => &[4],
+        SERVICES | PROJECTION => &[4],
         _ => &[2, 24],
     };
     fields.sort_by(|a, b| {
@@ -295,17 +323,28 @@ fn normalized(message: &[u8], list: u32) -> Result<Vec<u8>, WireError> {
     Ok(fields.into_iter().flat_map(|(_, bytes)| bytes).collect())
 }
 
-/// Name and project of an object, in its spec or, for a data source, in the message itself.
-fn names(message: &[u8], in_spec: bool) -> Result<(&str, &str), WireError> {
+/// Where an object has its name and project.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the message that is its spec.
+    Spec,
+    /// In itself, in the fields of a data source.
+    Source,
+    /// In itself, in the fields of a validation reference.
+    Message,
+}
+
+/// Name and project of an object.
+fn names(message: &[u8], place: Place) -> Result<(&str, &str), WireError> {
     let fields = raw_fields(message)?;
-    if !in_spec {
-        let text = |wanted: u32| {
-            fields
-                .iter()
-                .find(|(number, _, _)| *number == wanted)
-                .map_or(Ok(""), |(_, _, payload)| payload.str())
-        };
-        return Ok((text(20)?, text(21)?));
+    let text = |wanted: u32| {
+        let found = fields.iter().find(|(number, _, _)| *number == wanted);
+        found.map_or(Ok(""), |(_, _, payload)| payload.str())
+    };
+    match place {
+        Place::Source => return Ok((text(20)?, text(21)?)),
+        Place::Message => return Ok((text(1)?, text(3)?)),
+        Place::Spec => {}
     }
     let Some((_, _, spec)) = fields.into_iter().find(|(number, _, _)| *number == 1) else {
         return Ok(("", ""));
@@ -325,19 +364,6 @@ fn names(message: &[u8], in_spec: bool) -> Result<(&str, &str), WireError> {
     Ok((name, project))
 }
 
-/// Tables of `project` that an `Infra` message notes.
-fn tables_of(infra: &[u8], project: &str) -> Result<Vec<String>, WireError> {
-    let mut tables = Vec::new();
-    for (_, _, object) in raw_fields(infra)?.into_iter().filter(|(number, _, _)| *number == 1) {
-        if let Some(name) = table_name(object.bytes())? {
-            if name.starts_with(&format!("{project}_")) {
-                tables.push(name.to_owned());
-            }
-        }
-    }
-    Ok(tables)
-}
-
 fn table_name(object: &[u8]) -> Result<Option<&str>, WireError> {
     for (_, _, table) in raw_fields(object)?.into_iter().filter(|(number, _, _)| *number == 4) {
         for (number, _, payload) in raw_fields(table.bytes())? {
@@ -349,27 +375,32 @@ fn table_name(object: &[u8]) -> Result<Option<&str>, WireError> {
     Ok(None)
 }
 
-/// An `Infra` field without the tables of `project`.
-fn without_project(infra: &[u8], project: &str) -> Result<Vec<u8>, WireError> {
+/// An `Infra` field without some tables.
+fn without_tables(infra: &[u8], gone: impl Fn(&str) -> bool) -> Result<Vec<u8>, WireError> {
     let mut inner = Vec::new();
     for (_, raw, object) in raw_fields(infra)? {
-        let own = table_name(object.bytes())?.is_some_and(|name| name.starts_with(&format!("{project}_")));
-        if !own {
+        if !table_name(object.bytes())?.is_some_and(&gone) {
             inner.extend_from_slice(raw);
         }
     }
     let mut out = Vec::new();
-    put_bytes(&mut out, 10, &inner);
+    put_bytes(&mut out, INFRA, &inner);
     Ok(out)
 }
 
-/// Adds tables to the `Infra` field, or makes one.
-fn put_infra(kept: &mut Vec<(u32, Vec<u8>)>, tables: &[String], path: &str) {
+/// Notes tables in the `Infra` field in place of those that are `own`.
+fn put_infra(
+    kept: &mut Vec<(u32, Vec<u8>)>,
+    tables: &[String],
+    own: impl Fn(&str) -> bool,
+    path: &str,
+) -> Result<(), WireError> {
     let mut inner = Vec::new();
-    if let Some(place) = kept.iter().position(|(number, _)| *number == 10) {
+    if let Some(place) = kept.iter().position(|(number, _)| *number == INFRA) {
         let (_, field) = kept.remove(place);
-        if let Ok(fields) = raw_fields(&field) {
-            fields.iter().for_each(|(_, _, payload)| inner.extend_from_slice(payload.bytes()));
+        for (_, _, infra) in raw_fields(&field)? {
+            let rest = without_tables(infra.bytes(), &own)?;
+            raw_fields(&rest)?.iter().for_each(|(_, _, payload)| inner.extend_from_slice(payload.bytes()));
         }
     }
     let mut tables: Vec<&String> = tables.iter().collect();
@@ -384,8 +415,9 @@ fn put_infra(kept: &mut Vec<(u32, Vec<u8>)>, tables: &[String], path: &str) {
         });
     }
     let mut out = Vec::new();
-    put_bytes(&mut out, 10, &inner);
-    kept.push((10, out));
+    put_bytes(&mut out, INFRA, &inner);
+    kept.push((INFRA, out));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -449,7 +481,38 @@ feature_services: [{name: s, features: ['a:rate', b]}]
         let decoded = Registry::decode(&second.registry).unwrap();
         assert_eq!(decoded.views.iter().filter(|view| view.project == "q").count(), 2);
         let (rest, tables) = without(&second.registry, "q", "id", (6, 0)).unwrap();
-        assert_eq!(tables.len(), 2);
+        assert_eq!(tables, ["q_a", "q_b"]);
         assert!(Registry::decode(&rest).unwrap().views.iter().all(|view| view.project == "p"));
+    }
+    #[test]
+    fn a_project_whose_name_begins_with_anothers_keeps_its_tables() {
+        let longer = plan(
+            &read(TEXT).unwrap(),
+            &empty_registry("none", (1, 0)),
+            "p_x",
+            Some("/x/online.db"),
+            "id",
+            (5, 0),
+        )
+        .unwrap();
+        let both = run(TEXT, &longer.registry);
+        let text = "entities: [{name: driver}]";
+        let emptied = run(text, &both.registry);
+        assert_eq!(emptied.dropped, ["p_a", "p_b"]);
+        assert!(emptied.registry.windows(5).any(|bytes| bytes == b"p_x_a"));
+        assert!(!emptied.registry.windows(4).any(|bytes| bytes == b"\x03p_a"));
+        let (rest, tables) = without(&both.registry, "p", "id", (6, 0)).unwrap();
+        assert_eq!(tables, ["p_a", "p_b"]);
+        assert!(rest.windows(5).any(|bytes| bytes == b"p_x_a"));
+    }
+
+    #[test]
+    fn a_changed_data_source_alone_is_written() {
+        let first = run(TEXT, &empty_registry("none", (1, 0)));
+        assert!(!run(TEXT, &first.registry).changed);
+        let moved = "data_sources: [{name: s, path: a.parquet, timestamp_field: t}]";
+        let first = run(moved, &first.registry);
+        let second = run(&moved.replace("a.parquet", "b.parquet"), &first.registry);
+        assert!(second.changed && second.differences.is_empty());
     }
 }

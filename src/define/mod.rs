@@ -8,7 +8,7 @@ pub mod apply;
 mod build;
 mod read;
 
-pub use read::read;
+pub use read::{check, read};
 
 use std::path::{Path, PathBuf};
 

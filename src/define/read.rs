@@ -89,7 +89,7 @@ pub(super) fn type_number(text: &str) -> Option<u32> {
 
 /// Reads a whole file.
 pub fn read(text: &str) -> Result<Definitions, String> {
-    let tree = yaml::parse(text).map_err(|problem| format!("not valid YAML: {problem}"))?;
+    let tree = yaml::parse_modern(text).map_err(|problem| format!("not valid YAML: {problem}"))?;
     let top = Block { at: String::new(), tree: &tree };
     top.only(&["entities", "data_sources", "feature_views", "feature_services", "permissions"])?;
     let definitions = Definitions {
@@ -164,6 +164,8 @@ impl<'y> Block<'y> {
         match self.get(key) {
             None => Ok(default),
             Some(Yaml::Bool(value)) => Ok(*value),
+            Some(Yaml::Str(text)) if ["yes", "on"].contains(&text.as_str()) => Ok(true),
+            Some(Yaml::Str(text)) if ["no", "off"].contains(&text.as_str()) => Ok(false),
             Some(other) => self.error(key, &format!("expected true or false, found {}", other.kind())),
         }
     }
@@ -393,7 +395,7 @@ fn permission(block: &Block<'_>) -> Result<Permission, String> {
 }
 
 /// Names are unique, and everything that is named is there.
-fn check(definitions: &Definitions) -> Result<(), String> {
+pub fn check(definitions: &Definitions) -> Result<(), String> {
     fn unique<'n>(kind: &str, names: impl Iterator<Item = &'n String>) -> Result<(), String> {
         let mut seen: Vec<String> = Vec::new();
         for name in names {

@@ -2,6 +2,7 @@
 //! becomes. The rules and the texts of errors are those of the reference's conversion (facts: write API, 4.2).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use super::cell::{Cell, Column, Kind};
 use super::document::{encode_document, encode_nested};
@@ -169,11 +170,13 @@ fn scalar(value_type: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'
         t::BOOL => EntityValue::Bool(match cell {
             Cell::Bool(value) => *value,
             Cell::Int(number) => *number != 0,
-            _ => false,
+            other => {
+                return Err(format!("bad argument type for built-in operation: {}", other.python_class()))
+            }
         }),
         t::BYTES => match cell {
             Cell::Bytes(bytes) => EntityValue::Bytes(bytes.to_vec()),
-            _ => EntityValue::Null,
+            other => return Err(format!("expected bytes, {} found", other.python_class())),
         },
         t::UUID => EntityValue::Text("uuid_val", text()),
         t::TIME_UUID => EntityValue::Text("time_uuid_val", text()),
@@ -290,6 +293,7 @@ pub(super) fn encode_list(
     let inner = if let Kind::List(inner) = kind { (**inner).clone() } else { Kind::Str };
     let mut body = Vec::new();
     let mut seen: Vec<EntityValue<'static>> = Vec::new();
+    let mut known = HashSet::new();
     // A set of a text's characters, or of an object's keys, was never made a set in the reference.
     if unique && matches!(cell, Cell::List(_)) {
         if let Some(item) = items.iter().find(|item| item.is_container()) {
@@ -310,7 +314,7 @@ pub(super) fn encode_list(
                 let of_list = format!("<class '{}'> not", class_in_list(&inner, cell));
                 text.replace(&of_list, &format!("<class '{}'> not", inner.numpy_class()))
             })?;
-            if !seen.contains(&value) {
+            if known.insert(identity(&value)) || is_nan(&value) {
                 seen.push(value);
             }
         }
@@ -323,6 +327,15 @@ pub(super) fn encode_list(
             });
         }
     } else {
+        // Integers beside nulls are floats in the reference's arrays, which it refuses.
+        let wants_int = matches!(item, t::INT32 | t::INT64);
+        if wants_int && matches!(inner, Kind::Int(_)) && items.iter().any(Cell::is_null) {
+            let first = items.iter().find(|cell| !cell.is_null());
+            let shown = first.map_or("nan".to_owned(), |cell| cell.print(true));
+            return Err(format!(
+                "Value \"{shown}\" is of type <class 'float'> not of type <class 'numpy.int64'>"
+            ));
+        }
         for cell in items {
             seen.push(list_item(item, &inner, cell)?);
         }
@@ -330,6 +343,27 @@ pub(super) fn encode_list(
     put_items(&mut body, item, &seen);
     put_bytes(out, value_type, &body);
     Ok(())
+}
+
+/// Equal for values that are equal in a set.
+fn identity(value: &EntityValue<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match value {
+        // Zero has two signs.
+        EntityValue::Float(number) if *number == 0.0 => put_scalar(&mut out, 1, &EntityValue::Float(0.0)),
+        EntityValue::Double(number) if *number == 0.0 => put_scalar(&mut out, 1, &EntityValue::Double(0.0)),
+        value => put_scalar(&mut out, 1, value),
+    }
+    out
+}
+
+/// True for what is not equal to itself.
+fn is_nan(value: &EntityValue<'_>) -> bool {
+    match value {
+        EntityValue::Float(number) => number.is_nan(),
+        EntityValue::Double(number) => number.is_nan(),
+        _ => false,
+    }
 }
 
 /// The Python class of an item of a list whose items are of `kind`.

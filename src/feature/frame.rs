@@ -7,6 +7,11 @@ use super::cell::{self, Cell, Column, Kind, TOO_LARGE};
 use super::document::{from_json, holds_huge};
 use crate::text::pyjson::Json;
 
+/// Bytes that a value takes at least.
+const CELL: usize = size_of::<Cell<'static>>();
+/// Most bytes of values that are made from one, or that fill the gaps between labelled ones.
+const MOST_SPREAD: usize = 512 << 20;
+
 /// Columns of equal length whose types are not known yet.
 #[derive(Debug)]
 pub struct Frame<'a> {
@@ -44,6 +49,12 @@ impl<'a> Frame<'a> {
         let rows = if has_objects { labels.len() } else { lengths.next().unwrap_or(0) };
         if lengths.any(|length| length != rows) {
             return Err("All arrays must be of the same length".to_owned());
+        }
+        // A small body must not become a large frame.
+        let spread = columns.iter().filter(|(_, value)| !matches!(value, Json::List(_)));
+        let bytes = spread.map(|(_, value)| if let Json::Str(text) = value { text.len() } else { 0 } + CELL);
+        if bytes.sum::<usize>().saturating_mul(rows) > MOST_SPREAD {
+            return Err("The frame is too large: send fewer rows at once, and values as lists".to_owned());
         }
         let cells = |value: &Json<'a>| -> Vec<Cell<'a>> {
             match value {

@@ -9,6 +9,9 @@ use crate::registry::snapshot::DUMMY_JOIN_KEY;
 use crate::registry::Snapshot;
 use crate::text::when::{self, WhenError, SECOND};
 
+/// Most bytes of the rows of one frame; places in them have 32 bits.
+const MOST_BYTES: usize = 1 << 30;
+
 /// Nanoseconds since the epoch.
 pub type Nanos = i64;
 
@@ -302,7 +305,7 @@ fn mismatch(text: &str, position: usize, wanted: &str, has: &str) -> String {
             } else {
                 &['T', ' ', ':']
             };
-            let date = text.len().min(10);
+            let date = (0..=text.len().min(10)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
             let cut = text[date..].find(marks).map_or(text.len(), |at| at + date);
             let rest = crate::text::pyrepr::repr(&text[cut..]);
             let rest = rest.trim_matches('\'');
@@ -388,6 +391,9 @@ pub fn convert(
             },
         );
         push?;
+        if out.size() > MOST_BYTES {
+            return Err("The frame is too large: send fewer rows at once".to_owned());
+        }
         if event.is_none() {
             return Err(no_time.event.to_owned());
         }

@@ -1,8 +1,10 @@
 //! Batch engines of Feast (Spark, Ray, Snowflake, Kubernetes): the run is handed to the installed Feast SDK, which
 //! records it in the registry itself.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use super::{Observer, Site};
 use crate::api::error::ApiError;
@@ -11,6 +13,8 @@ use crate::text::when::{self, SECOND};
 
 /// The command of the Feast SDK, unless another one is named.
 const FEAST: &str = "feast";
+/// How often a silent command is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The Feast command: `FEAST_PREFORK_FEAST`, or `feast` from the path.
 pub fn feast_command() -> String {
@@ -18,6 +22,12 @@ pub fn feast_command() -> String {
         .ok()
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| FEAST.to_owned())
+}
+
+/// The lines of a command's output, whatever bytes they have: a pipe that is read no more would break the command.
+fn lines(stream: impl Read) -> impl Iterator<Item = String> {
+    let split = BufReader::new(stream).split(b'\n').map_while(Result::ok);
+    split.map(|line| String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned())
 }
 
 /// Lets the SDK do the run and passes its output on.
@@ -52,7 +62,7 @@ pub(super) fn run(engine: &str, run: &Run, site: &Site, observer: &mut dyn Obser
     let errors = child.stderr.take().map(|stream| {
         std::thread::spawn(move || {
             let mut last = std::collections::VecDeque::new();
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            for line in lines(stream) {
                 log::info!("{line}");
                 if !line.trim().is_empty() {
                     last.push_back(line);
@@ -65,9 +75,17 @@ pub(super) fn run(engine: &str, run: &Run, site: &Site, observer: &mut dyn Obser
         })
     });
     if let Some(stream) = child.stdout.take() {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            observer.say(&line);
-            if observer.stopped() {
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines(stream).try_for_each(|line| said.send(line)));
+        let mut told = false;
+        loop {
+            match heard.recv_timeout(LOOK) {
+                Ok(line) => observer.say(&line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            // Also a command that says nothing is stopped.
+            if observer.stopped() && !std::mem::replace(&mut told, true) {
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(child.id().cast_signed()),
                     nix::sys::signal::Signal::SIGTERM,

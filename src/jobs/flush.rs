@@ -27,6 +27,7 @@ pub fn run(site: &Site, observer: &mut dyn Observer) -> Result<(), String> {
                 "{} offline rows in {folder} wait for a source that the registry does not have",
                 waiting.rows
             );
+            problem = Err(format!("{folder}: no such source"));
             continue;
         };
         match spool.flush(source, &site.store.repo_path, PATIENCE) {

@@ -55,8 +55,8 @@ pub fn run(run: &Run, site: &Site, observer: &mut dyn Observer) -> Result<(), Ap
     for (index, view) in run.views.iter().enumerate() {
         let done = run_view(view, run, site, observer);
         if done.is_err() && run.in_background {
-            // Those whose turn never comes were marked, too.
-            restore(&run.views[index + 1..], site);
+            // This one, if it has not come far enough to do so itself, and those whose turn never comes.
+            restore(&run.views[index..], site);
         }
         done?;
     }
@@ -71,9 +71,20 @@ fn shown(nanos: i128) -> String {
 /// Puts views that are marked as being materialized back, so that the next run can begin.
 pub fn restore(views: &[String], site: &Site) {
     let project = &site.store.project;
+    let path = site.registry.lock_path();
+    // Views that somebody else is materializing are as they should be.
+    let (mut locks, mut free) = (Vec::new(), Vec::new());
+    for view in views {
+        match try_lock_view(&path, view) {
+            Ok(Some(lock)) => locks.push(lock),
+            Ok(None) => continue,
+            Err(error) => log::error!("{}: {error}", path.display()),
+        }
+        free.push(view);
+    }
     let edited: Result<(), RegistryError> = site.registry.update(|bytes, id, now| {
         let mut marked = Vec::new();
-        for view in views {
+        for view in &free {
             if edit::state_of(bytes, project, view)? == Some(state::MATERIALIZING) {
                 marked.push(view.as_str());
             }

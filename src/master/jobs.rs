@@ -23,6 +23,12 @@ use crate::os::signals::{Pipe, Signal};
 
 /// Materializations at once, unless `FEAST_MATERIALIZE_MAX_WORKERS` says otherwise.
 const DEFAULT_AT_ONCE: usize = 2;
+/// Most jobs that wait; more are refused.
+const MOST_WAITING: usize = 256;
+/// How long a connection may know of a job of which the master has not heard yet.
+const HEARSAY: Duration = Duration::from_secs(1);
+/// How often writing offline pushes is tried again after a failure.
+const FLUSH_PAUSE: Duration = Duration::from_secs(5);
 /// Answers kept for connections that are on their way from one worker to another.
 const KEPT: usize = 64;
 /// How often waiting offline pushes are looked at.
@@ -54,6 +60,10 @@ struct Running {
 pub(super) struct Jobs {
     records: Vec<Record>,
     answers: VecDeque<(JobId, u16, String)>,
+    /// Workers that have asked for jobs which are not known yet: whoever wants the job speaks on another channel.
+    asked: Vec<(Instant, Pid, JobId)>,
+    /// Answers that a worker could not take, for it was busy.
+    untold: Vec<(Pid, JobId, u16, String)>,
     at_once: usize,
     next_own: JobId,
     next_look: Instant,
@@ -79,6 +89,8 @@ impl Jobs {
         Self {
             records: Vec::new(),
             answers: VecDeque::new(),
+            asked: Vec::new(),
+            untold: Vec::new(),
             at_once,
             next_own: 0,
             next_look: now,
@@ -132,6 +144,19 @@ impl Jobs {
         self.backlog
     }
 
+    /// Keeps an answer for connections that are on their way.
+    fn remember(&mut self, id: JobId, status: u16, body: &str) {
+        self.answers.push_back((id, status, body.to_owned()));
+        if self.answers.len() > KEPT {
+            self.answers.pop_front();
+        }
+    }
+
+    /// A child of the master waits for nobody's jobs, and holds none of their channels.
+    pub(super) fn leave(&mut self) {
+        self.records.clear();
+    }
+
     fn own(&mut self, job: Job) {
         // Ids of workers have a process number in their upper half.
         self.next_own += 1;
@@ -151,9 +176,21 @@ impl Master {
     pub(super) fn job_wanted(&mut self, worker: Pid, id: JobId, bytes: &[u8]) {
         let Some(job) = Job::decode(bytes) else {
             log::error!("a worker wants a job that makes no sense");
-            return;
+            return self.tell(worker, id, 500, "\"the job makes no sense\"");
         };
-        self.jobs.records.push(Record { id, job, waiters: vec![worker], running: None });
+        let mut waiters = vec![worker];
+        self.jobs.asked.retain(|&(_, asking, wanted)| {
+            if wanted == id {
+                waiters.push(asking);
+            }
+            wanted != id
+        });
+        let full = self.jobs.records.iter().filter(|record| record.running.is_none()).count() >= MOST_WAITING;
+        let record = Record { id, job, waiters, running: None };
+        if full {
+            return self.give_up(record, "\"Too many jobs wait already; nothing was begun.\"");
+        }
+        self.jobs.records.push(record);
     }
 
     /// A connection that waits for a job is at `worker` now.
@@ -162,30 +199,74 @@ impl Master {
             record.waiters.push(worker);
             return;
         }
-        let known = self.jobs.answers.iter().find(|(known, _, _)| *known == id);
-        let (status, body) = known.map_or_else(
-            || (500, "\"the job is not known any more; look at the registry for its result\"".to_owned()),
-            |(_, status, body)| (*status, body.clone()),
-        );
-        self.tell(worker, id, status, &body);
+        // The newest: process numbers come again.
+        let known = self.jobs.answers.iter().rev().find(|(known, _, _)| *known == id);
+        match known.map(|(_, status, body)| (*status, body.clone())) {
+            Some((status, body)) => self.tell(worker, id, status, &body),
+            None => self.jobs.asked.push((self.now, worker, id)),
+        }
     }
 
-    fn tell(&self, worker: Pid, id: JobId, status: u16, body: &str) {
+    fn tell(&mut self, worker: Pid, id: JobId, status: u16, body: &str) {
         let message = ToWorker::JobDone { id, status, body: body.as_bytes().to_vec() };
         let channel = self.workers.iter().find(|w| w.pid == worker).and_then(|w| w.channel.as_ref());
-        if let Some(Err(error)) = channel.map(|channel| channel.tell_worker(&message)) {
-            log::warn!("worker {worker} cannot be told the end of a job: {error}");
+        match channel.map(|channel| channel.tell_worker(&message)) {
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                self.jobs.untold.push((worker, id, status, body.to_owned()));
+            }
+            Some(Err(error)) => log::warn!("worker {worker} cannot be told the end of a job: {error}"),
+            _ => {}
+        }
+    }
+
+    /// Tells again what could not be told, and answers those who ask for jobs that nobody wants.
+    fn settle(&mut self) {
+        for (worker, id, status, body) in std::mem::take(&mut self.jobs.untold) {
+            self.tell(worker, id, status, &body);
+        }
+        let now = self.now;
+        let (late, early) = std::mem::take(&mut self.jobs.asked)
+            .into_iter()
+            .partition(|(at, _, _)| now.duration_since(*at) > HEARSAY);
+        self.jobs.asked = early;
+        for (_, worker, id) in late {
+            let body = "\"the job is not known any more; look at the registry for its result\"";
+            self.tell(worker, id, 500, body);
+        }
+    }
+
+    /// Answers a job that is not run; views that were marked for it are put back.
+    fn give_up(&mut self, record: Record, body: &str) {
+        log::warn!("a job was given up: {body}");
+        self.jobs.remember(record.id, 503, body);
+        for worker in record.waiters {
+            self.tell(worker, record.id, 503, body);
+        }
+        if let Job::Materialize(run) = record.job {
+            if run.in_background {
+                self.jobs.own(Job::Restore(run.views));
+            }
         }
     }
 
     /// Starts what can be started, and looks for pushes whose batch is due.
     pub(super) fn run_jobs(&mut self) {
         self.hear_jobs();
+        self.settle();
         if self.now >= self.jobs.next_look {
             self.jobs.next_look = self.now + LOOK;
             self.look_at_spool();
         }
-        let stops = self.phase != Phase::Running;
+        // With a new master at work, what waits is still done.
+        let stops = self.phase != Phase::Running && !self.is_succeeded();
+        if stops {
+            let waits = |r: &Record| r.running.is_none() && matches!(r.job, Job::Materialize(_));
+            let (given_up, kept) = std::mem::take(&mut self.jobs.records).into_iter().partition(waits);
+            self.jobs.records = kept;
+            for record in given_up {
+                self.give_up(record, "\"The server stops; nothing was begun, and the run can be repeated.\"");
+            }
+        }
         loop {
             let busy = self.jobs.records.iter().filter(|record| record.running.is_some()).count();
             let flushing =
@@ -193,7 +274,7 @@ impl Master {
             let next = self.jobs.records.iter().position(|record| {
                 record.running.is_none()
                     && match record.job {
-                        Job::Materialize(_) => busy < self.jobs.at_once && !stops,
+                        Job::Materialize(_) => busy < self.jobs.at_once,
                         Job::Restore(_) => true,
                         Job::Flush => !flushing,
                     }
@@ -203,18 +284,12 @@ impl Master {
                 break;
             }
         }
-        if stops {
-            // What has not begun never will; nobody is left who waits for it.
-            self.jobs.records.retain(|r| r.running.is_some() || !matches!(r.job, Job::Materialize(_)));
-        }
     }
 
     /// Asks for a batch when enough rows wait, or for long enough.
     fn look_at_spool(&mut self) {
-        let Some((rows, interval)) = self.prepared.store.writes.push_batching else {
-            self.jobs.backlog = (0, 0);
-            return;
-        };
+        // Without batching, what an earlier server has accepted is written as soon as it is found.
+        let (rows, interval) = self.prepared.store.writes.push_batching.unwrap_or((1, Duration::ZERO));
         let waiting = Spool::new(&self.site.spool).backlog();
         let files = waiting.iter().map(|(_, backlog)| backlog.files).sum();
         self.jobs.backlog = (files, waiting.iter().map(|(_, backlog)| backlog.rows).sum());
@@ -233,18 +308,20 @@ impl Master {
 
     /// The last batch, when everything stops.
     pub(super) fn flush_before_leaving(&mut self) {
-        if self.prepared.store.writes.push_batching.is_some()
-            && !std::mem::replace(&mut self.jobs.ending, true)
-        {
+        let batches = self.prepared.store.writes.push_batching.is_some() || self.jobs.backlog.0 > 0;
+        if batches && !std::mem::replace(&mut self.jobs.ending, true) {
             self.jobs.own(Job::Flush);
         }
     }
 
     fn start_job(&mut self, index: usize) -> bool {
+        // Drawn here: two children of one parent would draw the same numbers.
+        let seed = fastrand::u64(..);
         let forked = Channel::pair().and_then(|ends| Ok((ends, fork_blocked()?)));
         match forked {
             Ok(((ours, theirs), Side::Child)) => {
                 drop(ours);
+                fastrand::seed(seed);
                 let job = self.jobs.records[index].job.clone();
                 self.become_job(&job, theirs)
             }
@@ -334,10 +411,10 @@ impl Master {
                 if let Some(running) = &mut record.running {
                     running.answered = true;
                 }
-                self.jobs.answers.push_back((id, status, body.clone()));
-                if self.jobs.answers.len() > KEPT {
-                    self.jobs.answers.pop_front();
+                if record.job == Job::Flush && status != 200 {
+                    self.jobs.flush_pause = self.now + FLUSH_PAUSE;
                 }
+                self.jobs.remember(id, status, &body);
                 waiters.into_iter().for_each(|worker| self.tell(worker, id, status, &body));
             }
         }
@@ -360,8 +437,7 @@ impl Master {
             self.job_reports(index, Report::Answer { status: 500, body });
             match self.jobs.records[index].job.clone() {
                 Job::Materialize(run) => self.jobs.own(Job::Restore(run.views)),
-                Job::Flush => self.jobs.flush_pause = self.now + Duration::from_secs(5),
-                Job::Restore(_) => {}
+                Job::Flush | Job::Restore(_) => {}
             }
         }
         self.jobs.records.remove(index);

@@ -109,6 +109,8 @@ impl Master {
                     return;
                 }
             };
+            // What it said last is still in its channel.
+            self.hear_workers();
             // As process 1 of a container, orphans of others end up here, too.
             let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else {
                 let known =

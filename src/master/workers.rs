@@ -327,6 +327,7 @@ impl Master {
     /// that sibling.
     pub(super) fn leave_master(&mut self, name: &str) {
         self.workers.clear();
+        self.jobs.leave();
         self.control = None;
         crate::os::process::set_name(name);
     }

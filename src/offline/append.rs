@@ -23,6 +23,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::cast;
 use super::files::{self, Part, Place};
+use super::spool::folder_name;
 use crate::feature::cell::{self, Cell, Column};
 use crate::os::lock::{sync_folder, temporary_beside, RangeLock};
 use crate::registry::source::Source;
@@ -32,7 +33,11 @@ use crate::text::pyrepr;
 const SMALL_GROUP: i64 = 50_000;
 /// Rows of a row group.
 const GROUP: usize = 1 << 20;
-/// Where a file says which batch it has taken last.
+/// Most bytes of a folder's name.
+const MOST_OF_A_NAME: usize = 255;
+/// The value of a partition whose rows have none.
+const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Where a file says which batch it has taken last; the source's name among batches follows.
 const APPLIED: &str = "feast_prefork.applied";
 
 /// Where the rows of a source go, and what they must look like.
@@ -79,7 +84,7 @@ impl Target {
             .collect();
         // A mapped source takes its own columns as well as the view's names for them.
         let given: HashSet<&str> = columns.iter().map(|column| source.column(&column.name)).collect();
-        if expected == given {
+        if expected == given && given.len() == columns.len() {
             return Ok(());
         }
         let list = |a: &HashSet<&str>, b: &HashSet<&str>| {
@@ -111,7 +116,11 @@ pub fn check(source: &Source, repo: &Path, columns: &mut [Column<'_>], labelled:
         return target.check(source, &columns);
     }
     target.check(source, columns)?;
-    prepare(source, &target, columns).map(|_| ())
+    let names: Vec<_> = columns.iter().map(|column| column.name.clone()).collect();
+    let checked = prepare(source, &target, columns).map(drop);
+    // Whoever appends them renames them again.
+    columns.iter_mut().zip(names).for_each(|(column, name)| column.name = name);
+    checked
 }
 
 /// Types and casts the columns; partition columns stay behind as texts.
@@ -126,7 +135,19 @@ fn prepare(source: &Source, target: &Target, columns: &mut [Column<'_>]) -> Resu
     if empty && timed {
         return Err("Unsupported cast from double to timestamp using function cast_timestamp".to_owned());
     }
+    for column in columns.iter().filter(|column| target.partitions.iter().any(|name| *name == column.name)) {
+        if let Some(cell) = column.cells.iter().find(|cell| folder(&column.name, cell).len() > MOST_OF_A_NAME)
+        {
+            return Err(format!("{} cannot be a partition of {}", cell.repr(), column.name));
+        }
+    }
     cast::cast(&target.schema, columns)
+}
+
+/// The folder of the rows whose value in the partition column `name` is `cell`.
+fn folder(name: &str, cell: &Cell<'_>) -> String {
+    let value = if cell.is_null() { NO_VALUE.to_owned() } else { files::encode(&cell.print(false)) };
+    format!("{name}={value}")
 }
 
 /// The byte of a lock file that stands for writing the data.
@@ -168,11 +189,29 @@ pub struct Flush<'f> {
 }
 
 impl Flush<'_> {
+    /// Removes what a batch that is not complete has left.
+    pub fn undo(&self) -> Result<(), String> {
+        let Place::Folder(folder) = files::resolve(&self.source.path, self.repo)? else { return Ok(()) };
+        let name = format!("push-{}.parquet", self.id);
+        for part in files::parts(&Place::Folder(folder))? {
+            if part.path.file_name().is_some_and(|found| *found == *name) {
+                std::fs::remove_file(&part.path).map_err(text)?;
+                sync_folder(&part.path).map_err(text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file calls the batches of this source.
+    fn mark(&self) -> (String, &str) {
+        (format!("{APPLIED}.{}", folder_name(self.source)), self.id)
+    }
+
     /// True when the batch has landed.
     pub fn is_applied(&self) -> Result<bool, String> {
         let place = files::resolve(&self.source.path, self.repo)?;
         match &place {
-            Place::File(path) => Ok(applied(path)?.as_deref() == Some(self.id)),
+            Place::File(path) => Ok(applied(path, &self.mark().0)?.as_deref() == Some(self.id)),
             Place::Folder(path) => path.join(format!("_{}.done", self.id)).try_exists().map_err(text),
             Place::Missing(_) | Place::Pattern(_) => Ok(false),
         }
@@ -207,7 +246,7 @@ impl OpenFlush<'_> {
             frames.iter().for_each(|columns| add_columns(&mut whole, columns));
         }
         let batch = arrow_select::concat::concat_batches(&self.target.schema, batches).map_err(text)?;
-        write(&self.target, &batch, &whole, Some(self.flush.id))
+        write(&self.target, &batch, &whole, Some(self.flush.mark()))
     }
 }
 
@@ -221,21 +260,21 @@ fn add_columns<'a>(whole: &mut Vec<Column<'a>>, columns: &[Column<'a>]) {
 }
 
 /// The batch that a file has taken last.
-fn applied(path: &Path) -> Result<Option<String>, String> {
+fn applied(path: &Path, key: &str) -> Result<Option<String>, String> {
     let metadata = metadata(path)?;
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
-    Ok(pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == APPLIED)?.value.clone()))
+    Ok(pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == key)?.value.clone()))
 }
 
 fn write(
     target: &Target,
     batch: &RecordBatch,
     columns: &[Column<'_>],
-    id: Option<&str>,
+    mark: Option<(String, &str)>,
 ) -> Result<(), String> {
     match &target.place {
-        Place::File(path) => write_file(path, batch, id),
-        Place::Folder(path) => write_folder(target, path, batch, columns, id),
+        Place::File(path) => write_file(path, batch, mark),
+        Place::Folder(path) => write_folder(target, path, batch, columns, mark.map(|(_, id)| id)),
         Place::Missing(path) | Place::Pattern(path) => Err(path.display().to_string()),
     }
 }
@@ -249,9 +288,9 @@ fn properties(pairs: Option<Vec<KeyValue>>) -> WriterProperties {
 }
 
 /// Writes `path` anew: the new rows, then the old ones.
-fn write_file(path: &Path, batch: &RecordBatch, id: Option<&str>) -> Result<(), String> {
+fn write_file(path: &Path, batch: &RecordBatch, mark: Option<(String, &str)>) -> Result<(), String> {
     let temporary = temporary_beside(path);
-    let written = rewrite(path, &temporary, batch, id).and_then(|()| {
+    let written = rewrite(path, &temporary, batch, mark).and_then(|()| {
         let old = std::fs::metadata(path).map_err(text)?;
         let file = File::open(&temporary).map_err(text)?;
         file.set_permissions(old.permissions()).map_err(text)?;
@@ -269,13 +308,19 @@ fn write_file(path: &Path, batch: &RecordBatch, id: Option<&str>) -> Result<(), 
     written
 }
 
-fn rewrite(path: &Path, temporary: &Path, batch: &RecordBatch, id: Option<&str>) -> Result<(), String> {
+fn rewrite(
+    path: &Path,
+    temporary: &Path,
+    batch: &RecordBatch,
+    mark: Option<(String, &str)>,
+) -> Result<(), String> {
     let old = metadata(path)?;
     let file_metadata = old.metadata().file_metadata();
     let mut pairs: Vec<KeyValue> = file_metadata.key_value_metadata().cloned().unwrap_or_default();
-    pairs.retain(|pair| pair.key != "ARROW:schema" && (id.is_none() || pair.key != APPLIED));
-    if let Some(id) = id {
-        pairs.push(KeyValue::new(APPLIED.to_owned(), id.to_owned()));
+    let key = mark.as_ref().map(|(key, _)| key.as_str());
+    pairs.retain(|pair| pair.key != "ARROW:schema" && Some(pair.key.as_str()) != key);
+    if let Some((key, id)) = mark {
+        pairs.push(KeyValue::new(key, id.to_owned()));
     }
     let out = File::create(temporary).map_err(text)?;
     let mut writer =
@@ -338,16 +383,9 @@ fn write_folder(
     for row in 0..batch.num_rows() {
         let mut path = folder.to_owned();
         for partition in &target.partitions {
-            let cell =
-                columns.iter().find(|column| column.name == *partition).map(|column| &column.cells[row]);
-            let value = match cell {
-                None | Some(Cell::Null) => "__HIVE_DEFAULT_PARTITION__".to_owned(),
-                Some(cell) => cell.print(false),
-            };
-            if value.contains(['/', '\0']) || value.is_empty() || value.starts_with('.') {
-                return Err(format!("{} cannot be a partition of {partition}", pyrepr::repr(&value)));
-            }
-            path.push(format!("{partition}={value}"));
+            let column = columns.iter().find(|column| column.name == *partition);
+            let cell = column.and_then(|column| column.cells.get(row)).unwrap_or(&Cell::Null);
+            path.push(self::folder(partition, cell));
         }
         match groups.iter_mut().find(|(known, _)| *known == path) {
             Some((_, rows)) => rows.push(row as u32),
@@ -359,30 +397,43 @@ fn write_folder(
         let pairs = old.metadata().file_metadata().key_value_metadata()?.clone();
         Some(pairs.into_iter().filter(|pair| pair.key != "ARROW:schema").collect::<Vec<_>>())
     });
-    for (path, rows) in groups {
-        std::fs::create_dir_all(&path).map_err(text)?;
-        let indices = arrow_array::UInt32Array::from(rows);
-        let part = arrow_select::take::take_record_batch(batch, &indices).map_err(text)?;
-        let file = path.join(format!("push-{name}.parquet"));
-        let temporary = temporary_beside(&file);
-        let schema: Arc<Schema> = target.schema.clone();
-        let written = || -> Result<(), String> {
+    // First everything is on disk, then it gets its names.
+    let mut written: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let write_parts = || -> Result<(), String> {
+        for (path, rows) in groups {
+            std::fs::create_dir_all(&path).map_err(text)?;
+            let indices = arrow_array::UInt32Array::from(rows);
+            let part = arrow_select::take::take_record_batch(batch, &indices).map_err(text)?;
+            let file = path.join(format!("push-{name}.parquet"));
+            let temporary = temporary_beside(&file);
+            written.push((temporary.clone(), file));
+            let schema: Arc<Schema> = target.schema.clone();
             let out = File::create(&temporary).map_err(text)?;
             let mut writer =
                 ArrowWriter::try_new(out, schema, Some(properties(pairs.clone()))).map_err(text)?;
             writer.write(&part).map_err(text)?;
             let out = writer.into_inner().map_err(text)?;
             out.sync_all().map_err(text)?;
-            std::fs::rename(&temporary, &file).map_err(text)?;
-            sync_folder(&file).map_err(text)
-        };
-        if let Err(problem) = written() {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(problem);
         }
+        Ok(())
+    };
+    let done = write_parts().and_then(|()| {
+        written.iter().try_for_each(|(temporary, file)| {
+            std::fs::rename(temporary, file).map_err(text)?;
+            sync_folder(file).map_err(text)?;
+            // The folder may be new.
+            file.parent().map_or(Ok(()), |folder| sync_folder(folder).map_err(text))
+        })
+    });
+    if let Err(problem) = done {
+        for (temporary, file) in &written {
+            let _ = std::fs::remove_file(temporary);
+            let _ = std::fs::remove_file(file);
+        }
+        return Err(problem);
     }
     if let Some(id) = id {
-        // Written twice, a file of a batch has the same name and the same rows; this says that all are there.
+        // This says that all files of the batch are there.
         let done = folder.join(format!("_{id}.done"));
         File::create(&done).and_then(|file| file.sync_all()).map_err(text)?;
         sync_folder(&done).map_err(text)?;

@@ -115,7 +115,7 @@ pub fn array(data_type: &DataType, kind: &Kind, cells: &[&Cell<'_>]) -> Result<A
         };
     }
     Ok(match data_type {
-        DataType::Null => Arc::new(NullArray::new(cells.len())),
+        DataType::Null if cells.iter().all(|cell| cell.is_null()) => Arc::new(NullArray::new(cells.len())),
         DataType::Int8 => ints!(Int8Type, i8::MIN, i8::MAX)?,
         DataType::Int16 => ints!(Int16Type, i16::MIN, i16::MAX)?,
         DataType::Int32 => ints!(Int32Type, i32::MIN, i32::MAX)?,

@@ -36,6 +36,8 @@ pub fn resolve(path: &str, repo: &Path) -> Result<Place, String> {
     if plain.contains(['*', '?', '[']) && !full.exists() {
         return Ok(Place::Pattern(full));
     }
+    // A link stays one: what it points to is read, locked and replaced.
+    let full = fs::canonicalize(&full).unwrap_or(full);
     match fs::metadata(&full) {
         Ok(found) if found.is_dir() => Ok(Place::Folder(full)),
         Ok(_) => Ok(Place::File(full)),
@@ -84,7 +86,7 @@ fn walk(folder: &Path, partitions: &mut Vec<(String, String)>, found: &mut Vec<P
             continue;
         }
         if path.is_dir() {
-            let pair = name.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let pair = name.split_once('=').map(|(key, value)| (key.to_owned(), decode(value)));
             let nested = pair.is_some();
             partitions.extend(pair);
             walk(&path, partitions, found)?;
@@ -98,6 +100,39 @@ fn walk(folder: &Path, partitions: &mut Vec<(String, String)>, found: &mut Vec<P
     Ok(())
 }
 
+/// A value as a part of a folder's name: what might mean something else there is written as `%2F`.
+pub fn encode(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// The value in a folder's name.
+fn decode(name: &str) -> String {
+    let bytes = name.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.filter(|_| bytes[at] == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| name.to_owned())
+}
+
 fn is_parquet(path: &Path) -> bool {
     let mut magic = [0; 4];
     fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"PAR1"
@@ -106,6 +141,16 @@ fn is_parquet(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_survive_being_names() {
+        for value in ["", ".x", "a/b", "50%", "%2F", "é ü", "2025-03-01 00:00:00"] {
+            let name = encode(value);
+            assert!(!name.contains(['/', ' ']), "{name}");
+            assert_eq!(decode(&name), value);
+        }
+        assert_eq!(decode("100%"), "100%");
+    }
 
     #[test]
     fn folders_give_values_and_foreign_files_are_passed_over() {

@@ -29,6 +29,8 @@ use crate::registry::source::Source;
 const BATCH: usize = 8192;
 /// Bytes of values that are held at once when entities have to be sorted.
 const MOST_SORTED: usize = 256 << 20;
+/// Files that stay open during a scan.
+const MOST_OPEN: usize = 256;
 /// Rows handed on at once.
 const CHUNK: usize = 2_000;
 
@@ -101,6 +103,15 @@ struct Opened<'s> {
     part: &'s Part,
     metadata: ArrowReaderMetadata,
     groups: Vec<usize>,
+    /// The file itself, of which another one may take the place meanwhile; of the first files only.
+    file: Option<File>,
+}
+
+impl Opened<'_> {
+    /// The file that the metadata belong to.
+    fn file(&self) -> std::io::Result<File> {
+        self.file.as_ref().map_or_else(|| File::open(&self.part.path), File::try_clone)
+    }
 }
 
 struct Winner {
@@ -116,6 +127,7 @@ pub fn scan(scan: &Scan<'_>, sink: &mut dyn Sink) -> Result<u64, Halt> {
     let opened = open(scan)?;
     let Some(first) = opened.first() else { return Ok(0) };
     check_columns(scan, first)?;
+    opened.iter().filter(|file| !file.groups.is_empty()).try_for_each(|file| check_columns(scan, file))?;
     let mut winners = Winners::default();
     find_winners(scan, &opened, &mut winners, sink)?;
     let total = winners.list.len() as u64;
@@ -145,7 +157,8 @@ fn open<'s>(scan: &Scan<'s>) -> Result<Vec<Opened<'s>>, Halt> {
             .filter(|(_, group)| may_match(group, leaf, unit.as_ref(), scan.start, scan.end))
             .map(|(index, _)| index)
             .collect();
-        opened.push(Opened { part, metadata, groups });
+        let file = (opened.len() < MOST_OPEN).then_some(file);
+        opened.push(Opened { part, metadata, groups, file });
     }
     Ok(opened)
 }
@@ -213,6 +226,9 @@ fn check_columns(scan: &Scan<'_>, first: &Opened<'_>) -> Result<(), Halt> {
         if !name.is_empty() && !has(name) {
             return Err(Halt::Data(crate::text::pyrepr::repr(name)));
         }
+    }
+    if schema.field_with_name(scan.source.column(&scan.target.timestamp)).is_err() {
+        return Err(Halt::Data(not_a_time(&DataType::Utf8)));
     }
     let missing: Vec<&str> = features.iter().copied().filter(|name| !has(name)).collect();
     if !missing.is_empty() {
@@ -306,16 +322,16 @@ pub(super) fn partition_cell(value: &str) -> Cell<'_> {
     }
 }
 
-/// Calls `each` with every batch of the row groups that `wanted` selects, and the number of its first row; rows are
-/// counted over all row groups that may match.
-fn batches<'s>(
-    opened: &[Opened<'s>],
+/// Calls `each` with every batch of the row groups that `wanted` selects, the number of its first row, and that of
+/// the file; rows are counted over all row groups that may match.
+fn batches(
+    opened: &[Opened<'_>],
     columns: &[&str],
     mut wanted: impl FnMut(u64, u64) -> bool,
-    mut each: impl FnMut(&RecordBatch, u64, &'s Part) -> Result<(), Halt>,
+    mut each: impl FnMut(&RecordBatch, u64, usize) -> Result<(), Halt>,
 ) -> Result<(), Halt> {
     let mut first_row = 0;
-    for opened in opened {
+    for (number, opened) in opened.iter().enumerate() {
         let part = opened.part;
         let mut groups = Vec::new();
         let mut starts = Vec::new();
@@ -330,7 +346,7 @@ fn batches<'s>(
         let schema: &Schema = opened.metadata.schema();
         let indices: Vec<usize> = columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
         for (group, (start, rows)) in groups.into_iter().zip(starts) {
-            let file = File::open(&part.path).map_err(|error| unreadable(&part.path, &error))?;
+            let file = opened.file().map_err(|error| unreadable(&part.path, &error))?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, opened.metadata.clone());
             let mask = ProjectionMask::roots(builder.parquet_schema(), indices.iter().copied());
             let reader = builder
@@ -342,7 +358,7 @@ fn batches<'s>(
             let mut row = start;
             for batch in reader {
                 let batch = batch.map_err(|error| unreadable(&part.path, &error))?;
-                each(&batch, row, part)?;
+                each(&batch, row, number)?;
                 row += batch.num_rows() as u64;
             }
             if row != start + rows {
@@ -377,7 +393,8 @@ fn find_winners(
         opened,
         &columns,
         |_, _| true,
-        |batch, first_row, part| {
+        |batch, first_row, file| {
+            let part = opened[file].part;
             let event = batch.column_by_name(time).map(|array| {
                 instants(array.as_ref()).ok_or_else(|| Halt::Data(not_a_time(array.data_type())))
             });
@@ -435,7 +452,7 @@ fn write_winners(
     let mut by_row: Vec<u32> = (0..winners.list.len() as u32).collect();
     by_row.sort_unstable_by_key(|&index| winners.list[index as usize].row);
     let (_, features) = needed(scan);
-    let kinds = kinds(scan, opened, &features)?;
+    let kinds = opened.iter().map(|file| kinds(scan, file, &features)).collect::<Result<Vec<_>, _>>()?;
     let mut rows = Rows::of(scan.target);
     // Where in `rows` each winner is, when they are to be sorted afterwards.
     let mut places: Vec<(u32, u32)> = Vec::new();
@@ -454,7 +471,8 @@ fn write_winners(
         }
         any
     };
-    batches(opened, &features, wanted, |batch, first_row, part| {
+    batches(opened, &features, wanted, |batch, first_row, file| {
+        let part = opened[file].part;
         let last_row = first_row + batch.num_rows() as u64;
         if row_of(next).is_none_or(|row| row >= last_row) {
             return Ok(());
@@ -486,7 +504,7 @@ fn write_winners(
                 },
                 |feature, out| {
                     let cell = readers[feature].get(at);
-                    encode::encode(scan.target.features[feature].1, &kinds[feature], &cell, out)
+                    encode::encode(scan.target.features[feature].1, &kinds[file][feature], &cell, out)
                 },
             );
             pushed?;
@@ -496,7 +514,7 @@ fn write_winners(
                 if rows.size() >= MOST_SORTED {
                     flush_sorted(&mut rows, &mut places, winners, &mut flush, sink)?;
                 }
-            } else if rows.len() >= CHUNK {
+            } else if rows.len() >= CHUNK || rows.size() >= MOST_SORTED {
                 flush(&rows, sink)?;
                 rows.clear();
             }
@@ -532,13 +550,12 @@ fn flush_sorted(
     Ok(())
 }
 
-/// The types of the feature columns, checked against the features'.
-fn kinds(scan: &Scan<'_>, opened: &[Opened<'_>], features: &[&str]) -> Result<Vec<Kind>, Halt> {
+/// The types of a file's feature columns, checked against the features'.
+fn kinds(scan: &Scan<'_>, opened: &Opened<'_>, features: &[&str]) -> Result<Vec<Kind>, Halt> {
     let mut kinds = Vec::new();
     for (name, (_, value_type)) in features.iter().zip(&scan.target.features) {
         let mut kind = Kind::Str;
-        for opened in opened {
-            let Ok(field) = opened.metadata.schema().field_with_name(name) else { continue };
+        if let Ok(field) = opened.metadata.schema().field_with_name(name) {
             let nulls = leaf_of(&opened.metadata, name).is_some_and(|leaf| {
                 opened.groups.iter().any(|&group| {
                     let column = opened.metadata.metadata().row_group(group).column(leaf);
@@ -546,7 +563,6 @@ fn kinds(scan: &Scan<'_>, opened: &[Opened<'_>], features: &[&str]) -> Result<Ve
                 })
             });
             kind = kind_of(field.data_type(), nulls);
-            break;
         }
         // One value of the type decides, as the reference asks the first one.
         let sample = match &kind {

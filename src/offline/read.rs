@@ -208,11 +208,14 @@ pub fn access(array: &ArrayRef) -> Result<Access<'_>, String> {
                 Cell::Map(range.map(|item| (keys(item), values(item))).collect())
             })
         }
-        DataType::Dictionary(key, _) if **key == DataType::Int32 => {
-            let dictionary = array.as_dictionary::<Int32Type>();
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            if dictionary.values().is_empty() {
+                return Ok(Box::new(|_| Cell::Null));
+            }
             let values = access(dictionary.values())?;
-            let keys = dictionary.keys().values();
-            access_with(plain, move |row| values(keys[row] as usize))
+            let keys = dictionary.normalized_keys();
+            access_with(plain, move |row| values(keys[row]))
         }
         other => return Err(format!("a column of type {other} cannot be read")),
     })

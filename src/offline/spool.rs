@@ -26,6 +26,8 @@ use crate::text::pyjson::{self, Json};
 const MOST_FILES: usize = 200_000;
 /// Most rows of one batch.
 const MOST_ROWS: usize = 200_000;
+/// Most bytes of pushes in one batch.
+const MOST_BYTES: u64 = 64 << 20;
 /// How often a process counts what waits.
 const COUNT_PERIOD: Duration = Duration::from_secs(1);
 
@@ -157,16 +159,22 @@ impl Spool {
         if files.is_empty() {
             return Ok(flushed);
         }
-        let id = format!("{:032x}", fastrand::u128(..));
+        // No two batches share an id, whatever the random numbers of processes are.
+        let now = wall_clock().as_nanos() as u64;
+        let id = format!("{now:016x}{:08x}{:08x}", std::process::id(), fastrand::u32(..));
         let flush = Flush { source, repo, id: &id, patience };
         let open = flush.open()?;
         let mut taken: Vec<String> = Vec::new();
         let (mut frames, mut batches) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
         for file in files {
-            if flushed.rows >= MOST_ROWS {
+            let path = folder.join("pending").join(&file);
+            let size = fs::metadata(&path).map_err(text)?.len();
+            // One push is a batch, however large it is.
+            if flushed.rows >= MOST_ROWS || (!taken.is_empty() && bytes + size > MOST_BYTES) {
                 break;
             }
-            let path = folder.join("pending").join(&file);
+            bytes += size;
             let body = fs::read(&path).map_err(text)?;
             match columns(&body).and_then(|mut frame| {
                 let batch = open.prepare(&mut frame.columns)?;
@@ -256,11 +264,13 @@ fn finish_earlier(folder: &Path, source: &Source, repo: &Path, patience: Duratio
     };
     let mut lines = manifest.lines();
     let id = lines.next().unwrap_or_default();
-    if (Flush { source, repo, id, patience }).is_applied()? {
+    let batch = Flush { source, repo, id, patience };
+    if batch.is_applied()? {
         let files: Vec<String> = lines.map(str::to_owned).collect();
         remove_batch(folder, &files).map_err(text)?;
         append::forget(source, repo, id);
     } else {
+        batch.undo()?;
         fs::remove_file(folder.join("flush")).map_err(text)?;
     }
     Ok(())
@@ -384,5 +394,32 @@ mod tests {
         fs::write(waiting.join("pending/.half.tmp"), "{").unwrap();
         assert_eq!(spool.flush(&source, dir.path(), Duration::ZERO).unwrap().rows, 1);
         assert_eq!(numbers(dir.path(), &source), [0, 1]);
+    }
+    #[test]
+    fn what_a_dead_process_has_left_of_a_batch_is_not_there_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), true);
+        let mut spool = Spool::new(&dir.path().join("spool"));
+        spool.add(&source, &push(1), 1).unwrap();
+        let waiting = spool.folder(&source);
+        let files = pending_files(&waiting).unwrap();
+        fs::write(waiting.join("flush"), format!("half\n{}\n", files.join("\n"))).unwrap();
+        let batch = dir.path().join("data/part.parquet");
+        fs::copy(batch, dir.path().join("data/push-half.parquet")).unwrap();
+        assert_eq!(spool.flush(&source, dir.path(), Duration::ZERO).unwrap().rows, 1);
+        assert_eq!(numbers(dir.path(), &source), [0, 1]);
+    }
+
+    #[test]
+    fn processes_with_the_same_random_numbers_write_different_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), true);
+        let mut spool = Spool::new(&dir.path().join("spool"));
+        for number in 1..=3 {
+            fastrand::seed(7);
+            spool.add(&source, &push(number), 1).unwrap();
+            spool.flush(&source, dir.path(), Duration::ZERO).unwrap();
+        }
+        assert_eq!(numbers(dir.path(), &source), [0, 1, 2, 3]);
     }
 }

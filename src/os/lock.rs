@@ -35,7 +35,7 @@ impl RangeLock {
 
     /// As [`take`](Self::take) without waiting: `None` when somebody else holds it.
     pub fn try_take(path: &Path, offset: u32) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = open_lock_file(path)?;
         let range = libc::flock {
             l_type: libc::F_WRLCK as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
@@ -56,13 +56,38 @@ impl RangeLock {
     }
 }
 
+/// Opens a lock file. A new one belongs to whom its folder belongs, with the folder's rights to write: a command run
+/// by root does not lock the server out.
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
+        Ok(file) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = std::fs::metadata(folder.unwrap_or(Path::new(".")))?;
+            let _ = std::os::unix::fs::fchown(&file, Some(folder.uid()), Some(folder.gid()));
+            file.set_permissions(std::fs::Permissions::from_mode(0o600 | folder.mode() & 0o066))?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().write(true).open(path).map_err(named)
+        }
+        Err(error) => Err(named(error)),
+    }
+}
+
 /// Replaces the file at `path` by `bytes` at once: readers find the old content or the new one, whole. Mode and,
 /// where allowed, owner of the old file are kept.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_file_if(path, bytes, || true).map(drop)
+}
+
+/// As [`replace_file`], unless `unchanged` says no once the new content is on disk; true when it was replaced.
+pub fn replace_file_if(path: &Path, bytes: &[u8], unchanged: impl FnOnce() -> bool) -> io::Result<bool> {
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
     let temporary = temporary_beside(path);
-    let write = || -> io::Result<()> {
+    let write = || -> io::Result<bool> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         if let Ok(old) = std::fs::metadata(path) {
@@ -70,8 +95,12 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
             let _ = std::os::unix::fs::chown(&temporary, Some(old.uid()), Some(old.gid()));
         }
         file.sync_all()?;
+        if !unchanged() {
+            std::fs::remove_file(&temporary)?;
+            return Ok(false);
+        }
         std::fs::rename(&temporary, path)?;
-        sync_folder(path)
+        sync_folder(path).map(|()| true)
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);

@@ -9,7 +9,7 @@ use super::edit::Time;
 use super::model::Registry;
 use super::snapshot::{Snapshot, SnapshotRules};
 use super::{wire, RegistryError};
-use crate::os::lock::{replace_file, RangeLock};
+use crate::os::lock::{replace_file_if, RangeLock};
 use crate::os::process::wall_clock;
 
 /// How often a file is read again when it was being rewritten meanwhile.
@@ -88,9 +88,11 @@ impl RegistryFile {
 
     /// The file whose bytes are locked by writers: byte 0 for the registry, one byte per view for who materializes it.
     pub fn lock_path(&self) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        // Whoever comes by a link takes the same lock.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
-        self.path.with_file_name(name)
+        path.with_file_name(name)
     }
 
     /// Edits the file: one writer at a time on this machine, all or nothing, and never on top of what another
@@ -114,8 +116,10 @@ impl RegistryFile {
             let now = wall_clock();
             let now = (now.as_secs().cast_signed(), (now.subsec_micros() * 1000).cast_signed());
             let Some(edited) = edit(&bytes, &version_id(), now)? else { return Ok(()) };
-            if before == self.stamp() {
-                replace_file(&self.path, &edited).map_err(|error| failed(error.to_string()))?;
+            // A link stays one: what it points to is replaced.
+            let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+            let replaced = replace_file_if(&path, &edited, || before == self.stamp());
+            if replaced.map_err(|error| failed(error.to_string()))? {
                 return Ok(());
             }
         }

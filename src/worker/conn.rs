@@ -167,7 +167,8 @@ impl Conn {
 
     /// True when it can be handed to another worker now.
     pub(super) fn is_portable(&self) -> bool {
-        self.state == State::Reading && self.input.len() <= MAX_PENDING
+        // One that has waited for something is driven first: what it waited for does not travel.
+        self.state == State::Reading && self.retry.is_none() && self.input.len() <= MAX_PENDING
     }
 
     /// True when its request waits for something and it could still be handed over.

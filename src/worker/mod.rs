@@ -346,18 +346,26 @@ impl<'m> Worker<'m> {
 
     /// Gives requests that waited for something another try.
     fn wake_parked(&mut self) {
-        for (index, retry) in self.service.take_ready(self.clock.now) {
+        let ready = self.service.take_ready(self.clock.now);
+        // Before anybody hears that a job was accepted, the master has it.
+        let mut busy = false;
+        for message in self.service.take_messages() {
+            match self.channel.tell_master(&message) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => busy = true,
+                Err(error) => self.service.job_refused(&message, &error),
+                Ok(()) => continue,
+            }
+            if busy {
+                self.service.tell_later(message);
+            }
+        }
+        for (index, retry) in ready {
             if let Some(conn) = self.conns.get_mut(index) {
                 conn.unpark(retry);
                 self.drive(index);
             }
         }
         self.acceptor.rearm(&self.poll, self.clock.now);
-        for message in self.service.take_messages() {
-            if let Err(error) = self.channel.tell_master(&message) {
-                self.service.job_refused(&message, &error);
-            }
-        }
     }
 
     /// Ends connections whose time is up.

@@ -37,6 +37,8 @@ use crate::registry::Snapshot;
 
 /// How often a busy store is asked again, and for how long (the reference's patience).
 const STORE_RETRY: Duration = Duration::from_millis(5);
+/// How soon a master that was busy is told again.
+const BUSY_MASTER: Duration = Duration::from_millis(5);
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request on its way in.
@@ -411,6 +413,12 @@ impl Service {
     /// What the master is to be told.
     pub(super) fn take_messages(&mut self) -> Vec<ToMaster> {
         std::mem::take(&mut self.messages)
+    }
+
+    /// The master is busy: it is told in a later turn.
+    pub(super) fn tell_later(&mut self, message: ToMaster) {
+        self.messages.push(message);
+        self.next_retry.get_or_insert_with(|| Instant::now() + BUSY_MASTER);
     }
 
     /// The job that the request of connection `index` waits for.

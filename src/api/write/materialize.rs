@@ -5,6 +5,7 @@ use super::body::{self, Fields};
 use super::{now, other, Done, Lane, Work, WriteRoute};
 use crate::api::error::ApiError;
 use crate::api::json_in::Details;
+use crate::ipc::channel::MAX_MESSAGE;
 use crate::ipc::job::{Job, Run, Window};
 use crate::os::process::wall_clock;
 use crate::registry::edit::{self, state, Change};
@@ -12,6 +13,9 @@ use crate::registry::model::ViewKind;
 use crate::registry::{RegistryError, Snapshot};
 use crate::text::pyrepr;
 use crate::text::when::{self, When, WhenError};
+
+/// Most bytes of a job on its way to the master.
+const MOST_OF_A_JOB: usize = MAX_MESSAGE - 64;
 
 /// Checks a request and makes the job of it.
 pub(super) fn prepare(work: &Work, lane: &mut Lane, done: &mut Done) -> Result<(), ApiError> {
@@ -72,6 +76,10 @@ pub(super) fn prepare(work: &Work, lane: &mut Lane, done: &mut Done) -> Result<(
         }
         Window::Between { start: start.nanos, end: end.nanos }
     };
+    let job = Job::Materialize(Run { views: views.clone(), window, in_background }).encode();
+    if job.len() > MOST_OF_A_JOB {
+        return Err(other("feature_views: the list is too long for one run"));
+    }
     if in_background && !begin_in_background(&views, force, work, lane, done)? {
         return Ok(());
     }
@@ -82,8 +90,7 @@ pub(super) fn prepare(work: &Work, lane: &mut Lane, done: &mut Done) -> Result<(
         write_names(out, &list);
         out.extend_from_slice(b"]}");
     }
-    let job = Job::Materialize(Run { views, window, in_background });
-    done.job = Some(job.encode());
+    done.job = Some(job);
     Ok(())
 }
 
