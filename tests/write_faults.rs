@@ -292,6 +292,46 @@ fn a_killed_materialization_leaves_everything_usable() {
 }
 
 #[test]
+fn a_stop_answers_those_whose_run_has_not_begun() {
+    let mut server = Server::start_with(
+        Repo::copy_of("driver_stats"),
+        &["--no-access-log"],
+        &[("FEAST_MATERIALIZE_MAX_WORKERS", "1")],
+    );
+    let state = |server: &Server, view: &str| {
+        let bytes = fs::read(server.repo.path().join("data/registry.db")).unwrap();
+        feast_prefork::registry::edit::state_of(&bytes, "driver_stats", view).unwrap()
+    };
+    let lock = server.repo.path().join("data/registry.db.lock");
+    let _held =
+        feast_prefork::jobs::materialize::try_lock_view(&lock, "driver_hourly_stats").unwrap().unwrap();
+    let request = |view: &str| {
+        format!(r#"{{"start_ts":"2023-02-03","end_ts":"2023-02-10T12:00:00","feature_views":["{view}"]}}"#)
+    };
+    // One that runs, and waits for the view; one that waits for it; one in the background.
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.client();
+        let body = request("driver_hourly_stats");
+        client.send(&common::encode("POST", "/materialize", &[], body.as_bytes()));
+        clients.push(client);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let other = "driver_hourly_stats_fresh";
+    let got = server.client().post("/materialize?async=true", &request(other));
+    assert_eq!(got.status, 202, "{}", got.text());
+    assert_eq!(state(&server, other), Some(3));
+    server.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        let got = client.receive("POST").unwrap().unwrap();
+        assert_eq!(got.status, 503, "{}", got.text());
+        assert!(got.text().contains("The server stops; nothing was"), "{}", got.text());
+    }
+    server.wait();
+    assert_ne!(state(&server, other), Some(3));
+}
+
+#[test]
 fn a_synchronous_run_outlives_the_worker_that_took_it() {
     let server = Server::start(
         Repo::copy_of("driver_stats"),

@@ -176,6 +176,7 @@ fn scalar(value_type: u32, kind: &Kind, cell: &Cell<'_>) -> Result<EntityValue<'
         }),
         t::BYTES => match cell {
             Cell::Bytes(bytes) => EntityValue::Bytes(bytes.to_vec()),
+            other if other.is_container() => EntityValue::Null,
             other => return Err(format!("expected bytes, {} found", other.python_class())),
         },
         t::UUID => EntityValue::Text("uuid_val", text()),
