@@ -148,3 +148,69 @@ fn sentinels_know_the_master() {
     let got = other.client().post("/get-online-features", BODY);
     assert_eq!((got.status, got.text()), (500, "\"No master found for 'other'\"".to_owned()));
 }
+
+/// Everything that the masters hold.
+fn all_keys(cluster: &Cluster) -> std::collections::BTreeSet<Vec<u8>> {
+    let keys = |index: usize| {
+        redis::cmd("KEYS").arg("*").query::<Vec<Vec<u8>>>(&mut cluster.nodes[index].connection()).unwrap()
+    };
+    cluster.masters().into_iter().flat_map(keys).collect()
+}
+
+#[test]
+fn pushes_follow_a_slot_that_moves() {
+    let cluster = Cluster::start();
+    let repo = common::Repo::copy_of("driver_stats");
+    let yaml = format!(
+        "project: driver_stats\nregistry: data/registry.db\nprovider: local\nonline_store: {}\n\
+         entity_key_serialization_version: 3\n",
+        cluster.block("")
+    );
+    std::fs::write(repo.path().join("feature_store.yaml"), yaml).unwrap();
+    let server = Server::start(repo, &["--workers", "1"]);
+    let push = |minute: u32| {
+        let body = format!(
+            r#"{{"push_source_name":"driver_stats_push_source","to":"online","df":{{"driver_id":[5001,5002,5003],
+            "event_timestamp":["2023-02-25T10:{minute}:00Z","2023-02-25T10:{minute}:00Z","2023-02-25T10:{minute}:00Z"],
+            "created":["2023-02-25","2023-02-25","2023-02-25"],"conv_rate":[0.5,0.5,0.5],"acc_rate":[0.75,0.75,0.75],
+            "avg_daily_trips":[{minute},{minute},{minute}],"string_feature":["a","b","c"]}}}}"#
+        );
+        let got = server.client().post("/push", &body);
+        assert_eq!(got.status, 200, "{}", got.text());
+    };
+    let before = all_keys(&cluster);
+    push(10);
+    let key = all_keys(&cluster).difference(&before).next().unwrap().clone();
+    let stored = |index: usize| {
+        let mut connection = cluster.nodes[index].connection();
+        redis::cmd("EXISTS").arg(&key).query::<i64>(&mut connection).is_ok_and(|count| count == 1)
+    };
+    let slot = feast_prefork::online::redis::keys::slot(&key).to_string();
+    let masters = cluster.masters();
+    let from = *masters.iter().find(|&&index| stored(index)).unwrap();
+    let to = *masters.iter().find(|&&index| index != from).unwrap();
+    let (from_id, to_id) = (cluster.id(from), cluster.id(to));
+    cluster.tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).unwrap();
+    cluster.tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).unwrap();
+    // The key is where it was; then it has gone ahead of its slot; then the slot has followed.
+    push(11);
+    let _: redis::Value = redis::cmd("MIGRATE")
+        .arg("127.0.0.1")
+        .arg(cluster.nodes[to].port.to_string())
+        .arg(&key)
+        .arg(0)
+        .arg(1000)
+        .query(&mut cluster.nodes[from].connection())
+        .unwrap();
+    push(12);
+    let read = || {
+        let body = r#"{"features":["driver_hourly_stats_fresh:avg_daily_trips"],"entities":{"driver_id":[5001,5002,5003]}}"#;
+        server.client().post("/get-online-features", body).text()
+    };
+    assert!(read().contains("[12,12,12]"), "{}", read());
+    for index in [to, from] {
+        cluster.tell(index, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).unwrap();
+    }
+    push(13);
+    assert!(read().contains("[13,13,13]"), "{}", read());
+}

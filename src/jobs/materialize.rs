@@ -132,7 +132,7 @@ fn run_view(name: &str, run: &Run, site: &Site, observer: &mut dyn Observer) -> 
     let previous = begin(name, site)?;
     let begun = Instant::now();
     let mut taker = Taker {
-        writer: site.writer(),
+        writer: site.job_writer(),
         observer,
         view: name,
         most: VALUES_PER_COMMIT,

@@ -58,6 +58,16 @@ impl Site {
         }
     }
 
+    /// A writer for a job.
+    pub fn job_writer(&self) -> Box<dyn OnlineWriter> {
+        match &self.store.online_store {
+            OnlineStoreConfig::Redis(config) => {
+                Box::new(RedisWriter::new(config, &self.store.project).patient())
+            }
+            OnlineStoreConfig::Sqlite { .. } => self.writer(),
+        }
+    }
+
     /// The name of the store in messages.
     pub fn store_name(&self) -> &'static str {
         match &self.store.online_store {

@@ -1,6 +1,7 @@
 //! Writing features, byte for byte as the reference does it, over blocking connections and in pipelines.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redis::{Connection, ConnectionLike, ErrorKind, RedisError, Value};
 
@@ -16,8 +17,10 @@ use crate::registry::wire;
 
 /// Rows that go out in one pipeline.
 const BATCH: usize = 500;
-/// How often a write is begun again when servers have moved or connections are gone.
-const RETRIES: u32 = 3;
+/// How often a write is begun again when servers have moved or connections are gone, and after which pause.
+const RETRIES: (u32, Duration) = (3, Duration::from_millis(50));
+/// The same where nobody waits: as long as a replica needs to take over.
+const PATIENT_RETRIES: (u32, Duration) = (60, Duration::from_millis(250));
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,7 +29,14 @@ pub struct Rules {
     pub key_ttl: Option<u64>,
     /// Write without a look at what is stored.
     pub skip_dedup: bool,
+    /// The rows' slot is on its way to this server.
+    pub asking: bool,
+    /// An earlier try may have stored a row without its time to live.
+    pub again: bool,
 }
+
+/// What stands before each command to a server that imports the command's slot.
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
 /// Writes those rows whose numbers are in `which`. A row that is not newer than what is stored, or than an earlier
 /// row of its entity in this call, is left out whole; a stored time of zero stops nobody. Returns how many were
@@ -43,11 +53,24 @@ pub fn write(
     let mut newest: HashMap<&[u8], Nanos, foldhash::fast::RandomState> = HashMap::default();
     let mut written = 0;
     let mut out = Vec::new();
+    let ask = |out: &mut Vec<u8>, commands: &mut usize| {
+        if rules.asking {
+            out.extend_from_slice(ASKING);
+            *commands += 1;
+        }
+    };
+    let expire = |out: &mut Vec<u8>, key: &[u8], seconds: u64, commands: &mut usize| {
+        ask(out, commands);
+        out.extend_from_slice(b"*3\r\n$6\r\nEXPIRE\r\n");
+        write_key(out, key, project);
+        write_bulk(out, seconds.to_string().as_bytes());
+        *commands += 1;
+    };
     for batch in which.chunks(BATCH) {
         let stored = if rules.skip_dedup {
             vec![0; batch.len()]
         } else {
-            stored_times(connection, project, rows, batch, &time_field, &mut out)?
+            stored_times(connection, project, rows, batch, &time_field, rules.asking, &mut out)?
         };
         out.clear();
         let mut commands = 0;
@@ -58,10 +81,14 @@ pub fn write(
             if !rules.skip_dedup {
                 let known = newest.get(rows.key(row)).copied().unwrap_or(0).max(stored);
                 if known != 0 && event <= known {
+                    if let Some(seconds) = rules.key_ttl.filter(|_| rules.again && event == stored) {
+                        expire(&mut out, rows.key(row), seconds, &mut commands);
+                    }
                     continue;
                 }
                 newest.insert(rows.key(row), event);
             }
+            ask(&mut out, &mut commands);
             write_header(&mut out, b'*', 4 + fields.len() * 2);
             out.extend_from_slice(b"$4\r\nHSET\r\n");
             write_key(&mut out, rows.key(row), project);
@@ -73,10 +100,7 @@ pub fn write(
             }
             commands += 1;
             if let Some(seconds) = rules.key_ttl {
-                out.extend_from_slice(b"*3\r\n$6\r\nEXPIRE\r\n");
-                write_key(&mut out, rows.key(row), project);
-                write_bulk(&mut out, seconds.to_string().as_bytes());
-                commands += 1;
+                expire(&mut out, rows.key(row), seconds, &mut commands);
             }
             written += 1;
         }
@@ -94,17 +118,24 @@ fn stored_times(
     rows: &Rows,
     batch: &[u32],
     time_field: &str,
+    asking: bool,
     out: &mut Vec<u8>,
 ) -> Result<Vec<Nanos>, RedisError> {
     out.clear();
     for &row in batch {
+        if asking {
+            out.extend_from_slice(ASKING);
+        }
         out.extend_from_slice(b"*3\r\n$4\r\nHGET\r\n");
         write_key(out, rows.key(row as usize), project);
         write_bulk(out, time_field.as_bytes());
     }
-    let replies = checked(connection.req_packed_commands(out, 0, batch.len())?)?;
+    let each = 1 + usize::from(asking);
+    let replies = checked(connection.req_packed_commands(out, 0, batch.len() * each)?)?;
     Ok(replies
         .into_iter()
+        .skip(each - 1)
+        .step_by(each)
         .map(|reply| match reply {
             Value::BulkString(bytes) => seconds_and_nanos(&bytes)
                 .map_or(0, |(seconds, nanos)| seconds.saturating_mul(1_000_000_000) + i64::from(nanos)),
@@ -143,6 +174,7 @@ pub struct RedisWriter {
     project: String,
     found: Option<Found>,
     connections: Vec<Option<Connection>>,
+    retries: (u32, Duration),
 }
 
 impl RedisWriter {
@@ -150,7 +182,13 @@ impl RedisWriter {
     pub fn new(config: &RedisConfig, project: &str) -> Self {
         // Replicas take no writes.
         let config = RedisConfig { read_from_replicas: false, ..config.clone() };
-        Self { config, project: project.to_owned(), found: None, connections: Vec::new() }
+        Self { config, project: project.to_owned(), found: None, connections: Vec::new(), retries: RETRIES }
+    }
+
+    /// For a job, which waits out a failover rather than begin again.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { retries: PATIENT_RETRIES, ..self }
     }
 
     fn forget(&mut self) {
@@ -197,7 +235,7 @@ impl RedisWriter {
     }
 
     /// Writes the rows of one server.
-    fn write_to(&mut self, node: usize, rows: &Rows, which: &[u32]) -> Result<(), Problem> {
+    fn write_to(&mut self, node: usize, rows: &Rows, which: &[u32], again: bool) -> Result<(), Problem> {
         let Some(found) = &self.found else { return Err(Problem::Moved("no servers".to_owned())) };
         if self.connections[node].is_none() {
             let opened = match &found.nodes[node] {
@@ -210,21 +248,40 @@ impl RedisWriter {
             self.connections[node] = Some(opened.map_err(Problem::Gone)?);
         }
         let Some(connection) = &mut self.connections[node] else { return Ok(()) };
-        let rules = Rules { key_ttl: self.config.key_ttl, skip_dedup: self.config.skip_dedup };
-        write(connection, &self.project, rows, which, rules).map(|_| ()).map_err(|error| {
-            let text = error.to_string();
-            let elsewhere = error.is_cluster_error() || matches!(error.code(), Some("READONLY" | "LOADING"));
-            if elsewhere {
-                Problem::Moved(text)
-            } else if error.is_io_error() || matches!(error.kind(), ErrorKind::Parse) {
-                Problem::Gone(text)
-            } else {
-                Problem::Refused(text)
-            }
-        })
+        let rules =
+            Rules { key_ttl: self.config.key_ttl, skip_dedup: self.config.skip_dedup, asking: false, again };
+        match write(connection, &self.project, rows, which, rules) {
+            Err(error) if error.code() == Some("ASK") => self.follow(node, rows, which, rules),
+            Err(error) => Err(problem(&error)),
+            Ok(_) => Ok(()),
+        }
     }
 
-    fn write_once(&mut self, rows: &Rows) -> Result<(), Problem> {
+    /// Writes rows one by one while a slot is moving: some of its keys are at the new server already.
+    fn follow(&mut self, node: usize, rows: &Rows, which: &[u32], rules: Rules) -> Result<(), Problem> {
+        let mut there: Option<(String, Connection)> = None;
+        for &row in which {
+            let Some(here) = &mut self.connections[node] else {
+                return Err(Problem::Gone("no connection".to_owned()));
+            };
+            let Err(error) = write(here, &self.project, rows, &[row], rules) else { continue };
+            let asked = error.redirect_node().filter(|_| error.code() == Some("ASK"));
+            let Some((address, _)) = asked else { return Err(problem(&error)) };
+            if there.as_ref().is_none_or(|(known, _)| known != address) {
+                let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+                let port = port.parse().unwrap_or(6379);
+                let connection = topology::connect(&self.config, host, port, true).map_err(Problem::Gone)?;
+                there = Some((address.to_owned(), connection));
+            }
+            if let Some((_, connection)) = &mut there {
+                let rules = Rules { asking: true, ..rules };
+                write(connection, &self.project, rows, &[row], rules).map_err(|error| problem(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_once(&mut self, rows: &Rows, again: bool) -> Result<(), Problem> {
         if self.found.is_none() {
             let found = topology::known(&self.config)
                 .map_or_else(|| topology::discover(&self.config), Ok)
@@ -249,7 +306,7 @@ impl RedisWriter {
             part.push(row as u32);
         }
         for (node, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
-            self.write_to(node, rows, part)?;
+            self.write_to(node, rows, part, again)?;
         }
         Ok(())
     }
@@ -282,12 +339,26 @@ enum Problem {
     Refused(String),
 }
 
+/// What an error means for the write.
+fn problem(error: &RedisError) -> Problem {
+    let text = error.to_string();
+    let elsewhere = error.is_cluster_error() || matches!(error.code(), Some("READONLY" | "LOADING"));
+    if elsewhere {
+        Problem::Moved(text)
+    } else if error.is_io_error() || matches!(error.kind(), ErrorKind::Parse) {
+        Problem::Gone(text)
+    } else {
+        Problem::Refused(text)
+    }
+}
+
 impl OnlineWriter for RedisWriter {
     fn write(&mut self, views: &[Rows]) -> Result<(), Unwritten> {
         for rows in views {
-            let mut left = RETRIES;
+            let (most, pause) = self.retries;
+            let mut left = most;
             // Writing a row twice changes nothing: what is not newer is left out.
-            while let Err(problem) = self.write_once(rows) {
+            while let Err(problem) = self.write_once(rows, left < most) {
                 left -= 1;
                 let text = match problem {
                     Problem::Refused(text) => return Err(Unwritten::Failed(text)),
@@ -297,7 +368,7 @@ impl OnlineWriter for RedisWriter {
                 if left == 0 {
                     return Err(Unwritten::Failed(text));
                 }
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(pause);
             }
         }
         Ok(())
