@@ -332,6 +332,35 @@ fn a_stop_answers_those_whose_run_has_not_begun() {
 }
 
 #[test]
+fn a_view_whose_run_died_with_its_server_is_served_by_the_next_one() {
+    let server = Server::start(Repo::copy_of("driver_stats"), &["--no-access-log"]);
+    let view = "driver_hourly_stats";
+    let request =
+        format!(r#"{{"start_ts":"2023-02-03","end_ts":"2023-02-10T12:00:00","feature_views":["{view}"]}}"#);
+    assert_eq!(server.client().post("/materialize", &request).status, 200);
+    let state = |repo: &Path| {
+        let bytes = fs::read(repo.join("data/registry.db")).unwrap();
+        feast_prefork::registry::edit::state_of(&bytes, "driver_stats", view).unwrap()
+    };
+    let lock = server.repo.path().join("data/registry.db.lock");
+    let held = feast_prefork::jobs::materialize::try_lock_view(&lock, view).unwrap().unwrap();
+    assert_eq!(server.client().post("/materialize?async=true", &request).status, 202);
+    assert_eq!(state(server.repo.path()), Some(3));
+    kill_tree(&server);
+    let repo = server.into_repo();
+    // Whoever holds the view is at work on it, and is left alone.
+    let server = Server::start(repo, &["--no-access-log"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(state(server.repo.path()), Some(3));
+    kill_tree(&server);
+    drop(held);
+    let server = Server::start(server.into_repo(), &["--no-access-log", "--strict-lifecycle"]);
+    eventually("the view is as it was", || state(server.repo.path()) == Some(4));
+    let read = format!(r#"{{"features":["{view}:avg_daily_trips"],"entities":{{"driver_id":[1001]}}}}"#);
+    eventually("it is served", || server.client().post("/get-online-features", &read).status == 200);
+}
+
+#[test]
 fn a_synchronous_run_outlives_the_worker_that_took_it() {
     let server = Server::start(
         Repo::copy_of("driver_stats"),

@@ -83,16 +83,15 @@ pub fn restore(views: &[String], site: &Site) {
         free.push(view);
     }
     let edited: Result<(), RegistryError> = site.registry.update(|bytes, id, now| {
-        let mut marked = Vec::new();
+        let mut edited: Option<Vec<u8>> = None;
         for view in &free {
             if edit::state_of(bytes, project, view)? == Some(state::MATERIALIZING) {
-                marked.push(view.as_str());
+                let change = Change::State(edit::state_without_run(bytes, project, view)?);
+                let before = edited.as_deref().unwrap_or(bytes);
+                edited = Some(edit::change_views(before, project, &[view.as_str()], change, id, now)?);
             }
         }
-        if marked.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(edit::change_views(bytes, project, &marked, Change::State(state::GENERATED), id, now)?))
+        Ok(edited)
     });
     if let Err(error) = edited {
         log::error!("{error}");
@@ -205,7 +204,10 @@ fn begin(name: &str, site: &Site) -> Result<u64, ApiError> {
     let mut previous = state::UNSPECIFIED;
     let edited: Result<(), Refusal> = site.registry.update(|bytes, id, now| {
         let found = edit::state_of(bytes, project, name).map_err(RegistryError::from)?.unwrap_or(0);
-        previous = if found == state::MATERIALIZING { state::GENERATED } else { found };
+        previous = found;
+        if found == state::MATERIALIZING {
+            previous = edit::state_without_run(bytes, project, name).map_err(RegistryError::from)?;
+        }
         match found {
             state::UNSPECIFIED | state::MATERIALIZING => Ok(None),
             state::CREATED => Err(Refusal(format!(

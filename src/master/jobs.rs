@@ -20,6 +20,7 @@ use crate::metrics::names;
 use crate::offline::spool::Spool;
 use crate::os::fork::{exit_now, fork_blocked, Side};
 use crate::os::signals::{Pipe, Signal};
+use crate::registry::model::State;
 
 /// Materializations at once, unless `FEAST_MATERIALIZE_MAX_WORKERS` says otherwise.
 const DEFAULT_AT_ONCE: usize = 2;
@@ -191,6 +192,18 @@ impl Master {
             return self.give_up(record, "\"Too many jobs wait already; nothing was begun.\"");
         }
         self.jobs.records.push(record);
+    }
+
+    /// Puts views back whose materialization was killed together with its server. Those that were never materialized
+    /// before stay as they are: GENERATED, they would not be served.
+    pub(super) fn restore_interrupted(&mut self) {
+        let views = self.prepared.snapshot.views().iter();
+        let views =
+            views.filter(|view| view.state == State::Materializing && view.materialized_until.is_some());
+        let views: Vec<String> = views.map(|view| view.name.clone()).collect();
+        if !views.is_empty() {
+            self.jobs.own(Job::Restore(views));
+        }
     }
 
     /// A connection that waits for a job is at `worker` now.

@@ -170,6 +170,10 @@ impl Master {
         log::info!("Listening at: {} ({})", self.addresses(), std::process::id());
         log::info!("Using worker: feast-prefork");
         worker::warm_up();
+        // The jobs of a master that is being replaced go on.
+        if !matches!(self.kin, Kin::Parent(_)) {
+            self.restore_interrupted();
+        }
         loop {
             self.promote();
             self.keep_scraper();

@@ -88,20 +88,34 @@ pub fn change_views(
 
 /// The state number of a view; `None` when there is no such view.
 pub fn state_of(registry: &[u8], project: &str, view: &str) -> Result<Option<u64>, WireError> {
+    Ok(look_at(registry, project, view)?.map(|(state, _)| state))
+}
+
+/// The state of a view whose materialization has ended without an end: one that was materialized before goes on being
+/// served.
+pub fn state_without_run(registry: &[u8], project: &str, view: &str) -> Result<u64, WireError> {
+    let materialized = look_at(registry, project, view)?.is_some_and(|(_, materialized)| materialized);
+    Ok(if materialized { state::AVAILABLE } else { state::GENERATED })
+}
+
+/// State number of a view, and whether an interval is recorded.
+fn look_at(registry: &[u8], project: &str, view: &str) -> Result<Option<(u64, bool)>, WireError> {
     for field in Fields::new(registry) {
         let (number, payload) = field?;
         if !VIEWS.contains(&number) || names(payload.bytes())? != Some((view, project)) {
             continue;
         }
-        let mut found = state::UNSPECIFIED;
+        let (mut found, mut materialized) = (state::UNSPECIFIED, false);
         for (_, _, meta) in raw_fields(payload.bytes())?.into_iter().filter(|(n, _, _)| *n == 2) {
             for field in Fields::new(meta.bytes()) {
-                if let (6, payload) = field? {
-                    found = payload.varint();
+                match field? {
+                    (3, _) => materialized = true,
+                    (6, payload) => found = payload.varint(),
+                    _ => {}
                 }
             }
         }
-        return Ok(Some(found));
+        return Ok(Some((found, materialized)));
     }
     Ok(None)
 }
