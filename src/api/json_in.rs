@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use super::Answer;
+use crate::text::fastjson::{Any, UNUSUAL};
 use crate::text::pyjson::{self, Json, JsonError};
 use crate::text::{json, pyfmt};
 
@@ -122,9 +123,6 @@ struct FastReader<'a> {
     entities: Option<Entities<'a>>,
     spare: Entities<'a>,
 }
-
-/// Stops the fast reader; the text is never shown.
-const UNUSUAL: &str = "unusual";
 
 impl<'de> Visitor<'de> for &mut FastReader<'de> {
     type Value = ();
@@ -270,60 +268,10 @@ impl<'de> Visitor<'de> for Values<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(value) = seq.next_element_seed(Scalar)? {
+        while let Some(value) = seq.next_element_seed(Any::<false>)? {
             self.0.push(value);
         }
         Ok(())
-    }
-}
-
-struct Scalar;
-
-impl<'de> DeserializeSeed<'de> for Scalar {
-    type Value = Json<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Scalar {
-    type Value = Json<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a scalar")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Json::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Json::Int(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(i64::try_from(value).map_or_else(|_| Json::Big(value.to_string()), Json::Int))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        // Integers beyond 64 bits and a bare `-0` arrive as floats, too: the exact reader tells them apart.
-        if value.abs() >= 9.2e18 || (value == 0.0 && value.is_sign_negative()) {
-            return Err(E::custom(UNUSUAL));
-        }
-        Ok(Json::Float(value))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Json::Str(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Json::Str(Cow::Owned(text.to_owned())))
     }
 }
 

@@ -12,14 +12,16 @@ use super::pyjson::Json;
 pub fn parse(body: &[u8]) -> Option<Json<'_>> {
     let text = std::str::from_utf8(body).ok()?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Any.deserialize(&mut deserializer).ok()?;
+    let value = Any::<true>.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
     Some(value)
 }
 
-struct Any;
+/// Reads one value: any, or, when not `NESTED`, anything but lists and objects.
+#[derive(Debug)]
+pub struct Any<const NESTED: bool>;
 
-impl<'de> DeserializeSeed<'de> for Any {
+impl<'de, const NESTED: bool> DeserializeSeed<'de> for Any<NESTED> {
     type Value = Json<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -27,14 +29,14 @@ impl<'de> DeserializeSeed<'de> for Any {
     }
 }
 
-/// Stops the fast reader; the text is never shown.
-const UNUSUAL: &str = "unusual";
+/// Stops a fast reader; the text is never shown.
+pub const UNUSUAL: &str = "unusual";
 
-impl<'de> Visitor<'de> for Any {
+impl<'de, const NESTED: bool> Visitor<'de> for Any<NESTED> {
     type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+        f.write_str(if NESTED { "JSON" } else { "a scalar" })
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -70,17 +72,23 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        if !NESTED {
+            return Err(A::Error::custom(UNUSUAL));
+        }
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Any)? {
+        while let Some(item) = seq.next_element_seed(Any::<true>)? {
             items.push(item);
         }
         Ok(Json::List(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        if !NESTED {
+            return Err(A::Error::custom(UNUSUAL));
+        }
         let mut members: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
-        while let Some(Json::Str(name)) = map.next_key_seed(Any)? {
-            members.push((name, map.next_value_seed(Any)?));
+        while let Some(Json::Str(name)) = map.next_key_seed(Any::<true>)? {
+            members.push((name, map.next_value_seed(Any::<true>)?));
         }
         // A repeated key takes its last value in the reference: left to the exact reader.
         let mut seen: HashSet<&str, foldhash::fast::RandomState> = HashSet::default();
