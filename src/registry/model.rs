@@ -440,6 +440,19 @@ fn service(message: &[u8]) -> Result<Service, WireError> {
     Ok(service)
 }
 
+/// An entry of a map of texts: its key and its value.
+pub(super) fn map_entry(message: &[u8]) -> Result<(String, String), WireError> {
+    let (mut key, mut value) = (String::new(), String::new());
+    for field in Fields::new(message) {
+        match field? {
+            (1, payload) => key = text(payload)?,
+            (2, payload) => value = text(payload)?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
 fn projection(message: &[u8]) -> Result<Projection, WireError> {
     let mut projection = Projection::default();
     for field in Fields::new(message) {
@@ -449,14 +462,7 @@ fn projection(message: &[u8]) -> Result<Projection, WireError> {
             2 => projection.features.push(feature_spec(payload.bytes())?),
             3 => projection.alias = text(payload)?,
             4 => {
-                let (mut from, mut to) = (String::new(), String::new());
-                for entry in Fields::new(payload.bytes()) {
-                    match entry? {
-                        (1, payload) => from = text(payload)?,
-                        (2, payload) => to = text(payload)?,
-                        _ => {}
-                    }
-                }
+                let (from, to) = map_entry(payload.bytes())?;
                 projection.join_key_map.retain(|(key, _)| *key != from);
                 projection.join_key_map.push((from, to));
             }

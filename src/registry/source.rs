@@ -1,6 +1,6 @@
 //! Data sources: where a view's rows come from.
 
-use super::model::text;
+use super::model::{map_entry, text};
 use super::wire::{Fields, WireError};
 
 /// `feast.core.DataSource.SourceType`, as far as it matters here.
@@ -61,17 +61,7 @@ pub(super) fn source(message: &[u8]) -> Result<Source, WireError> {
                     other => SourceKind::Other(other as u32),
                 }
             }
-            2 => {
-                let (mut from, mut to) = (String::new(), String::new());
-                for entry in Fields::new(payload.bytes()) {
-                    match entry? {
-                        (1, payload) => from = text(payload)?,
-                        (2, payload) => to = text(payload)?,
-                        _ => {}
-                    }
-                }
-                source.field_mapping.push((from, to));
-            }
+            2 => source.field_mapping.push(map_entry(payload.bytes())?),
             3 => source.timestamp_field = text(payload)?,
             5 => source.created_field = text(payload)?,
             11 => {

@@ -348,15 +348,11 @@ impl<'m> Worker<'m> {
     fn wake_parked(&mut self) {
         let ready = self.service.take_ready(self.clock.now);
         // Before anybody hears that a job was accepted, the master has it.
-        let mut busy = false;
         for message in self.service.take_messages() {
             match self.channel.tell_master(&message) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => busy = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.service.tell_later(message),
                 Err(error) => self.service.job_refused(&message, &error),
-                Ok(()) => continue,
-            }
-            if busy {
-                self.service.tell_later(message);
+                Ok(()) => {}
             }
         }
         for (index, retry) in ready {
