@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::{recv, MsgFlags};
 use socket2::Socket;
 
 use crate::os::sockets;
@@ -39,6 +40,11 @@ impl Stream {
             Self::Tcp(stream) => stream.peer_addr().ok(),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Looks at what has arrived without taking it.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
     /// Tells the client that nothing more will come.
@@ -145,6 +151,14 @@ impl fmt::Display for ListenerName {
 }
 
 impl ListenerName {
+    /// What it is called when its connections are encrypted.
+    pub fn secure(&self) -> String {
+        match self {
+            Self::Tcp(address) => format!("https://{address}"),
+            Self::Unix(_) => self.to_string(),
+        }
+    }
+
     /// Opens one more listening socket on this TCP address (`SO_REUSEPORT`).
     pub fn open_sibling(&self, backlog: i32) -> io::Result<Listener> {
         match self {

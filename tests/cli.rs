@@ -80,7 +80,10 @@ fn mistakes_on_the_command_line_exit_2() {
         ),
         (&["serve", "--bind", "127.0.0.1:x"], "'x' is not a valid port number."),
         (&["serve", "--metrics-live-label", "x"], "--metrics-live-label 'x': use pid or slot"),
-        (&["serve", "--key", "k", "--cert", "c"], "--key and --cert (TLS): not supported"),
+        (
+            &["serve", "--key", "k"],
+            "Please pass --cert and --key args to start the feature server in TLS mode.",
+        ),
         (&["serve", "--type", "grpc"], "--type grpc: not supported"),
         (&["serve", "--max-requests", "-1"], "invalid value"),
         (&["serve", "--umask", "9"], "not an octal mask"),

@@ -22,6 +22,7 @@ const WITHIN: &[(&str, &str)] = &[
     ("config", "logging"),
     ("config", "metrics"),
     ("config", "registry"),
+    ("config", "tls"),
     ("tls", "net"),
 ];
 

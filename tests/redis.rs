@@ -5,6 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::certs::Certs;
 use common::load::under_load;
 use common::redis::{load, repo, Redis};
 use common::replay::{cases, replay};
@@ -374,25 +375,10 @@ fn older_events_lose_and_expiry_is_renewed() {
     assert!(error.to_string().contains("OOM") || error.to_string().contains("memory"), "{error}");
 }
 
-/// Makes an authority and certificates for server and client with the openssl command.
-fn certificates(dir: &std::path::Path) {
-    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca \
-                  -addext basicConstraints=critical,CA:TRUE 2>/dev/null
-        for name in server client; do
-            openssl req -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
-            printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > ext
-            openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out $name.crt -days 2 \
-                -extfile ext 2>/dev/null
-        done";
-    let done = std::process::Command::new("sh").args(["-ec", script]).current_dir(dir).status().unwrap();
-    assert!(done.success());
-}
-
 #[test]
 fn encrypted_connections() {
-    let files = tempfile::tempdir().unwrap();
-    certificates(files.path());
-    let file = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let certs = Certs::make();
+    let file = |name: &str| certs.path(name).to_str().unwrap().to_owned();
     let port = common::redis::free_port().to_string();
     let (ca, cert, key) = (file("ca.crt"), file("server.crt"), file("server.key"));
     let tls =

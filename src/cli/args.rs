@@ -270,10 +270,10 @@ pub(super) struct ServeArgs {
     /// Seconds between looks at the registry; 0 = only on demand [default: 60]
     #[arg(short = 'r', long = "registry_ttl_sec", alias = "registry-ttl-sec", value_name = "SECONDS")]
     pub(super) registry_ttl_sec: Option<u64>,
-    /// TLS private key (not supported yet)
+    /// Private key of the certificate, PEM
     #[arg(short, long, value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
-    /// TLS certificate (not supported yet)
+    /// Serve HTTPS with this certificate (and those above it), PEM; read again on reload
     #[arg(short, long, value_name = "FILE")]
     pub(super) cert: Option<PathBuf>,
     /// Count requests and serve the numbers to Prometheus on --metrics-port
@@ -334,6 +334,18 @@ pub(super) struct ServeArgs {
     /// Seconds a request body may stand still [default: 60]
     #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
     pub(super) body_timeout: Option<u64>,
+    /// Authorities whose client certificates are accepted, PEM
+    #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
+    pub(super) ca_certs: Option<PathBuf>,
+    /// Client certificates: 0 none, 1 optional, 2 required [default: 0]
+    #[arg(long, value_name = "0|1|2", help_heading = CLIENTS)]
+    pub(super) cert_reqs: Option<String>,
+    /// Connections begin with a PROXY line: off, v1, v2 or auto (either) [default: off]
+    #[arg(long, value_name = "off|v1|v2|auto", help_heading = CLIENTS)]
+    pub(super) proxy_protocol: Option<String>,
+    /// Balancers that may send one: addresses, networks, * [default: 127.0.0.1,::1]
+    #[arg(long, value_name = "LIST", help_heading = CLIENTS)]
+    pub(super) proxy_allow_ips: Option<String>,
     /// Proxies whose X-Forwarded headers count: addresses, networks, * [default: 127.0.0.1,::1]
     #[arg(long, value_name = "LIST", help_heading = CLIENTS)]
     pub(super) forwarded_allow_ips: Option<String>,

@@ -116,6 +116,7 @@ pub(super) fn configure(
     let mut args = resolve::layers(flags, words.as_deref(), &store)?;
     activation::apply(&mut args, |name| std::env::var(name).ok());
     let settings = resolve::settings(&args)?;
+    resolve::check_together(&args, &settings)?;
     Ok((args, settings, store))
 }
 

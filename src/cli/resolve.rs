@@ -6,16 +6,18 @@ use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 use super::args::{LayerArgs, ServeArgs};
-use crate::config::settings::{Journal, MetricsSettings, TrustedPeers};
+use crate::config::settings::{Journal, MetricsSettings, ProxyRules, TlsFiles, TrustedPeers};
 use crate::config::yaml::Yaml;
 use crate::config::{Bind, Settings, StoreConfig};
 use crate::exit;
+use crate::http::proxy::Versions;
 use crate::http::{head, Limits};
 use crate::ipc::scoreboard::MAX_WORKERS;
 use crate::logging::logger::Target;
 use crate::master::StartError;
 use crate::metrics::meters::LiveLabel;
 use crate::os::process::Identity;
+use crate::tls::server::ClientCerts;
 
 /// Name of the variable that holds more arguments.
 pub(super) const CMD_ARGS: &str = "FEAST_PREFORK_CMD_ARGS";
@@ -147,6 +149,8 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
     };
     let settings = Settings {
         binds: binds(args)?,
+        tls: tls(args)?,
+        proxy_protocol: proxy_protocol(args)?,
         backlog: i32::try_from(args.backlog.unwrap_or(2048))
             .map_err(|_| usage("--backlog: too large".to_owned()))?,
         reuse_port: args.reuse_port,
@@ -224,10 +228,64 @@ fn refuse_later_work(args: &ServeArgs) -> Result<(), StartError> {
             return Err(StartError::new(exit::CONFIG, text));
         }
     }
-    if args.key.is_some() || args.cert.is_some() {
-        return Err(later("--key and --cert (TLS)"));
+    Ok(())
+}
+
+fn tls(args: &ServeArgs) -> Result<Option<TlsFiles>, StartError> {
+    let usage = |text: &str| Err(StartError::new(exit::USAGE, text));
+    let clients = match args.cert_reqs.as_deref() {
+        None | Some("0" | "none") => ClientCerts::None,
+        Some("1" | "optional") => ClientCerts::Optional,
+        Some("2" | "required") => ClientCerts::Required,
+        Some(other) => {
+            return usage(&format!("--cert-reqs '{other}': use 0 (none), 1 (optional) or 2 (required)"))
+        }
+    };
+    match (args.cert.clone(), args.key.clone()) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) if clients != ClientCerts::None && args.ca_certs.is_none() => {
+            usage("--cert-reqs: name the authorities of the clients with --ca-certs")
+        }
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key, ca_certs: args.ca_certs.clone(), clients })),
+        _ => {
+            usage("Invalid value: Please pass --cert and --key args to start the feature server in TLS mode.")
+        }
+    }
+}
+
+/// What can only be judged when all layers are there: a setting that would silently do nothing.
+pub(super) fn check_together(args: &ServeArgs, settings: &Settings) -> Result<(), StartError> {
+    let usage = |text: &str| Err(StartError::new(exit::USAGE, text));
+    let asks = settings.tls.as_ref().is_some_and(|tls| tls.clients != ClientCerts::None);
+    if settings.tls.is_none() && (args.ca_certs.is_some() || args.cert_reqs.is_some()) {
+        return usage("--ca-certs and --cert-reqs need TLS: pass --cert and --key");
+    }
+    if args.ca_certs.is_some() && !asks {
+        return usage(
+            "--ca-certs: add --cert-reqs 1 (optional) or 2 (required), otherwise no client is asked",
+        );
+    }
+    if args.proxy_allow_ips.is_some() && settings.proxy_protocol.is_none() {
+        return usage("--proxy-allow-ips: add --proxy-protocol v1, v2 or auto");
     }
     Ok(())
+}
+
+fn proxy_protocol(args: &ServeArgs) -> Result<Option<ProxyRules>, StartError> {
+    let versions = match args.proxy_protocol.as_deref() {
+        None | Some("off") => return Ok(None),
+        Some("v1") => Versions::One,
+        Some("v2") => Versions::Two,
+        Some("auto") => Versions::Either,
+        Some(other) => {
+            let text = format!("--proxy-protocol '{other}': use off, v1, v2 or auto");
+            return Err(StartError::new(exit::USAGE, text));
+        }
+    };
+    let list = args.proxy_allow_ips.as_deref().unwrap_or("127.0.0.1,::1");
+    let trusted = TrustedPeers::parse(list)
+        .map_err(|error| StartError::new(exit::USAGE, format!("--proxy-allow-ips: {error}")))?;
+    Ok(Some(ProxyRules { versions, trusted }))
 }
 
 fn journal(args: &ServeArgs) -> Result<Journal, StartError> {
@@ -321,8 +379,8 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
     if args.error_logfile.is_none() {
         set("error_logfile", Value::from("-"));
     }
-    // Settings of later work, and the two that `bind` already shows.
-    for key in ["key", "cert", "host", "port"] {
+    // `bind` shows these already.
+    for key in ["host", "port"] {
         map.remove(key);
     }
     let width = map.keys().map(String::len).max().unwrap_or(0);

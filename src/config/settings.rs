@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::http::proxy::Versions;
 use crate::http::Limits;
 use crate::logging::logger::Target;
 use crate::metrics::meters::LiveLabel;
 use crate::os::process::Identity;
+use crate::tls::server::ClientCerts;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +163,28 @@ pub struct MetricsSettings {
     pub live_label: LiveLabel,
 }
 
+/// Who may say on whose behalf a connection was made, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyRules {
+    /// Forms that are understood.
+    pub versions: Versions,
+    /// Peers that are believed.
+    pub trusted: TrustedPeers,
+}
+
+/// Files of a server that speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and those that lead to its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs certificates of clients.
+    pub ca_certs: Option<PathBuf>,
+    /// Whether clients show one.
+    pub clients: ClientCerts,
+}
+
 /// What happens to the journal of a SQLite store that is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Journal {
@@ -175,6 +199,10 @@ pub enum Journal {
 pub struct Settings {
     /// Where to listen.
     pub binds: Vec<Bind>,
+    /// Connections are encrypted.
+    pub tls: Option<TlsFiles>,
+    /// Connections begin with a balancer's word about the client.
+    pub proxy_protocol: Option<ProxyRules>,
     /// Length of the kernel's queue of new connections.
     pub backlog: i32,
     /// Every worker has a listening socket of its own.

@@ -8,6 +8,7 @@ pub mod body;
 pub mod date;
 pub mod head;
 pub mod parser;
+pub mod proxy;
 pub mod respond;
 
 pub use head::{Framing, Head, Version};
@@ -53,6 +54,9 @@ pub enum HttpError {
     /// 408
     #[error("request not completed in time")]
     Timeout,
+    /// 403
+    #[error("a PROXY line from a peer that is not trusted")]
+    Untrusted,
 }
 
 impl HttpError {
@@ -65,6 +69,7 @@ impl HttpError {
             Self::BodyTooLarge => (413, "Request body too large."),
             Self::UnknownCoding => (501, "Unknown transfer coding."),
             Self::Timeout => (408, "Request not completed in time."),
+            Self::Untrusted => (403, "PROXY line from an address that may not send one."),
         }
     }
 }

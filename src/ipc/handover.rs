@@ -5,6 +5,7 @@
 //! then the sender keeps its copies, so that a receiver that dies loses nobody.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub const MAX_BATCH: usize = MAX_FDS;
 pub const MAX_PENDING: usize = 30 << 10;
 /// Largest packet; what a worker reads at once anyway holds it.
 pub const MAX_PACKET: usize = 32 << 10;
+/// Most bytes of a connection's keys.
+pub const MAX_KEYS: usize = 255;
+/// Bytes of an address: its kind, the address, the port.
+const PEER: usize = 1 + 16 + 2;
 const ACK: &[u8] = b"k";
 
 /// A connection's state besides its socket.
@@ -32,13 +37,17 @@ pub struct Baggage {
     pub time_left: Duration,
     /// The request in `pending` waits for this job.
     pub job: Option<JobId>,
+    /// The client's address, when it is known.
+    pub peer: Option<SocketAddr>,
+    /// Keys of an encrypted connection, at most [`MAX_KEYS`] bytes.
+    pub keys: Vec<u8>,
     /// Bytes read and not yet answered.
     pub pending: Vec<u8>,
 }
 
 /// Bytes a connection adds to a packet.
 pub fn weight(baggage: &Baggage) -> usize {
-    21 + baggage.pending.len()
+    22 + PEER + baggage.keys.len() + baggage.pending.len()
 }
 
 /// How many of `waiting` fit into the next packet; at least one if there is any.
@@ -63,6 +72,9 @@ pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<(
         packet.extend_from_slice(&baggage.requests.to_le_bytes());
         let left = u32::try_from(baggage.time_left.as_millis()).unwrap_or(u32::MAX);
         packet.extend_from_slice(&left.to_le_bytes());
+        packet.extend_from_slice(&pack_peer(baggage.peer));
+        packet.push(baggage.keys.len() as u8);
+        packet.extend_from_slice(&baggage.keys);
         packet.extend_from_slice(&(baggage.pending.len() as u32).to_le_bytes());
         packet.extend_from_slice(&baggage.pending);
     }
@@ -106,6 +118,34 @@ pub fn is_gone(error: &io::Error) -> bool {
     )
 }
 
+fn pack_peer(peer: Option<SocketAddr>) -> [u8; PEER] {
+    let mut packed = [0; PEER];
+    if let Some(peer) = peer {
+        match peer.ip() {
+            IpAddr::V4(ip) => {
+                packed[0] = 4;
+                packed[1..5].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                packed[0] = 6;
+                packed[1..17].copy_from_slice(&ip.octets());
+            }
+        }
+        packed[17..].copy_from_slice(&peer.port().to_le_bytes());
+    }
+    packed
+}
+
+fn unpack_peer([kind, ip @ .., low, high]: [u8; PEER]) -> Option<SocketAddr> {
+    let ip: [u8; 16] = ip;
+    let ip = match kind {
+        4 => IpAddr::V4([ip[0], ip[1], ip[2], ip[3]].into()),
+        6 => IpAddr::V6(ip.into()),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_le_bytes([low, high])))
+}
+
 fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)>> {
     let mut arrived = Vec::with_capacity(fds.len());
     for fd in fds {
@@ -113,6 +153,9 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
         let (job, rest) = rest.split_first_chunk()?;
         let (requests, rest) = rest.split_first_chunk::<4>()?;
         let (left, rest) = rest.split_first_chunk::<4>()?;
+        let (peer, rest) = rest.split_first_chunk()?;
+        let (&keys, rest) = rest.split_first()?;
+        let (keys, rest) = rest.split_at_checked(keys.into())?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let (pending, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         packet = rest;
@@ -122,6 +165,8 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
             job: (flags & 4 != 0).then_some(JobId::from_le_bytes(*job)),
             requests: u32::from_le_bytes(*requests),
             time_left: Duration::from_millis(u32::from_le_bytes(*left).into()),
+            peer: unpack_peer(*peer),
+            keys: keys.to_vec(),
             pending: pending.to_vec(),
         };
         arrived.push((fd, baggage));
@@ -165,12 +210,14 @@ mod tests {
             begun: true,
             time_left: Duration::from_millis(1500),
             job: Some(0x0102_0304_0506),
+            peer: Some("10.1.2.3:4567".parse().unwrap()),
+            keys: vec![7; MAX_KEYS],
             pending: b"POST".to_vec(),
         };
-        let second = Baggage::default();
+        let second = Baggage { peer: Some("[2001:db8::1]:80".parse().unwrap()), ..Baggage::default() };
         send(&a, &[(c.as_raw_fd(), &first), (d.as_raw_fd(), &second)]).unwrap();
         assert_eq!(acknowledged(&a), Ack::Empty);
-        let Arrival::Connections(arrived) = receive(&b, &mut [0; 256]).unwrap() else { panic!() };
+        let Arrival::Connections(arrived) = receive(&b, &mut [0; 512]).unwrap() else { panic!() };
         assert_eq!(arrived.iter().map(|(_, baggage)| baggage).collect::<Vec<_>>(), [&first, &second]);
         assert_eq!(acknowledged(&a), Ack::Taken);
         drop(b);
@@ -180,7 +227,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_by_count_and_size() {
         let small = Baggage::default();
-        let large = Baggage { pending: vec![0; MAX_PENDING], ..Baggage::default() };
+        let large = Baggage { keys: vec![0; MAX_KEYS], pending: vec![0; MAX_PENDING], ..Baggage::default() };
         assert_eq!(batch(std::iter::repeat_n(&small, 100)), MAX_BATCH);
         assert_eq!(batch([&large, &small, &large].into_iter()), 2);
         assert_eq!(batch([&large, &large].into_iter()), 1);

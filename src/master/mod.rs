@@ -28,8 +28,9 @@ use crate::ipc::channel::{Incoming, ToMaster, MAX_MESSAGE};
 use crate::ipc::control::Control;
 use crate::ipc::scoreboard::Scoreboard;
 use crate::jobs::Site;
-use crate::net::Listener;
+use crate::net::{Listener, ListenerName};
 use crate::os::signals::{Pipe, Signal};
+use crate::tls::tickets::Rotation;
 use crate::worker;
 
 use jobs::Jobs;
@@ -100,6 +101,8 @@ pub struct Master {
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
+    /// Keys of TLS sessions, if clients' connections are encrypted.
+    tickets: Option<Rotation>,
     now: Instant,
 }
 
@@ -129,6 +132,7 @@ impl Master {
             metrics.enabled.then(|| Metrics::open(metrics, &prepared.settings.identity)).transpose()?;
         let now = Instant::now();
         Ok(Self {
+            tickets: prepared.tls.is_some().then(|| Rotation::new(now)).transpose().map_err(failed)?,
             target: prepared.settings.workers,
             next_registry_check: prepared.next_check(now),
             site: Site::new(&prepared.store, &prepared.registry, &prepared.settings),
@@ -189,6 +193,7 @@ impl Master {
             self.murder();
             self.overdue();
             self.refresh_registry();
+            self.rotate_tickets();
             self.recycles.report(self.now);
             self.show_states();
             self.notify_systemd();
@@ -213,7 +218,9 @@ impl Master {
     }
 
     fn addresses(&self) -> String {
-        let names: Vec<String> = self.listeners.iter().map(|l| l.name().to_string()).collect();
+        let secure = self.prepared.tls.is_some();
+        let name = |name: &ListenerName| if secure { name.secure() } else { name.to_string() };
+        let names: Vec<String> = self.listeners.iter().map(|listener| name(listener.name())).collect();
         names.join(",")
     }
 
@@ -328,6 +335,20 @@ impl Master {
         self.prepared.refresh();
     }
 
+    /// Sessions of TLS clients are sealed with keys that do not stay.
+    fn rotate_tickets(&mut self) {
+        if let Some(Err(error)) = self.tickets.as_mut().map(|tickets| tickets.rotate_if_due(self.now)) {
+            log::error!("cannot make a new key for TLS sessions: {error}");
+        }
+    }
+
+    /// What a worker shows to TLS clients.
+    fn client_tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        let mut config = self.prepared.tls.clone()?;
+        config.ticketer = self.tickets.as_ref()?.tickets();
+        Some(Arc::new(config))
+    }
+
     fn show_states(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.show_states(self.workers.iter().map(|worker| self.board.slot(worker.slot).state()));
@@ -391,6 +412,9 @@ impl Master {
         }
         if (&old.pid_file, &old.control_socket) != (&new.pid_file, &new.control_socket) {
             return Err(fixed("the pid file and the control socket"));
+        }
+        if old.tls.is_some() != new.tls.is_some() {
+            return Err(fixed("whether clients' connections are encrypted"));
         }
         if old.metrics != new.metrics {
             return Err(fixed("whether and where metrics are served"));

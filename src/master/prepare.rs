@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use crate::config::settings::TlsFiles;
 use crate::config::store::OnlineStoreConfig;
 use crate::config::{Bind, ConfigError, Settings, StoreConfig};
 use crate::exit;
@@ -64,6 +65,8 @@ pub struct Prepared {
     pub stamp: Option<Stamp>,
     /// How the online store is reached, if that is encrypted.
     pub store_tls: Option<Arc<rustls::ClientConfig>>,
+    /// What clients are shown, if their connections are encrypted.
+    pub tls: Option<rustls::ServerConfig>,
 }
 
 /// What to do when the registry file is missing.
@@ -96,6 +99,7 @@ pub fn load(
     }
     settings.metrics.enabled |= store.metrics_enabled;
     let store_tls = store_tls(&store)?;
+    let tls = settings.tls.as_ref().map(client_tls).transpose()?;
     let mut rules = store.registry_rules;
     rules.serve_while_materializing |= !settings.strict_lifecycle;
     let registry = RegistryFile::new(store.registry_path.clone(), &store.project, rules);
@@ -118,7 +122,7 @@ pub fn load(
     if !created && std::fs::metadata(registry.path()).is_ok_and(|found| found.len() == 0) {
         log::warn!("{shown}: the registry is empty; run `feast apply` to fill it");
     }
-    Ok(Prepared { settings, store, registry, snapshot: Arc::new(snapshot), stamp, store_tls })
+    Ok(Prepared { settings, store, registry, snapshot: Arc::new(snapshot), stamp, store_tls, tls })
 }
 
 /// Reads the files that TLS to the online store needs: once, because a worker has no time for it.
@@ -130,6 +134,23 @@ fn store_tls(store: &StoreConfig) -> Result<Option<Arc<rustls::ClientConfig>>, S
         let key = "online_store.connection_string";
         StartError::new(exit::CONFIG, format!("{}: {key}: TLS: {error}", store.source))
     })
+}
+
+/// Reads the files of a server that speaks TLS: all that can be wrong with them shows before the first fork.
+fn client_tls(files: &TlsFiles) -> Result<rustls::ServerConfig, StartError> {
+    let wrong = |text: String| StartError::new(exit::CONFIG, text);
+    let named = [
+        ("certfile", Some(&files.cert)),
+        ("keyfile", Some(&files.key)),
+        ("ca_certs", files.ca_certs.as_ref()),
+    ];
+    for (what, path) in named {
+        if let Some(path) = path.filter(|path| !path.exists()) {
+            return Err(wrong(format!("{what} \"{}\" does not exist", path.display())));
+        }
+    }
+    crate::tls::server::config(&files.cert, &files.key, files.clients, files.ca_certs.as_deref())
+        .map_err(|error| wrong(format!("TLS: {error}")))
 }
 
 impl Prepared {

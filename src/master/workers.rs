@@ -316,6 +316,7 @@ impl Master {
             meters,
             site: &self.site,
             store_tls: self.prepared.store_tls.clone(),
+            tls: self.client_tls(),
             scratch: std::mem::take(&mut self.scratch),
             quiet,
         };

@@ -1,7 +1,9 @@
 //! One client connection: what it waits for, and what it does when that comes.
 //!
 //! ```text
-//!            +--------------- answered, keep-alive ---------------+
+//! Greeting (only behind a balancer that speaks the PROXY protocol)
+//!    |
+//!    |       +--------------- answered, keep-alive ---------------+
 //!            v                                                    |
 //! Reading --request--> (answer) --all written--------------------+--> closed
 //!    ^                    |  |                                    |
@@ -10,7 +12,7 @@
 //!                 close with unread bytes: Lingering --> closed
 //! ```
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,9 +23,11 @@ use super::service::{Incoming, Retry, Service};
 use super::Clock;
 use crate::api::Step;
 use crate::config::Settings;
+use crate::http::proxy::{self, Preamble};
 use crate::http::{respond, HttpError, Parsed, Parser};
 use crate::ipc::handover::{Baggage, MAX_PENDING};
 use crate::net::Stream;
+use crate::tls::server::{Got, Wire};
 
 /// Requests answered, and reads done, before other connections get their turn.
 const BUDGET: u32 = 32;
@@ -34,6 +38,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// A balancer's word about the client, or its first bytes.
+    Greeting,
     /// Bytes from the client.
     Reading,
     /// The client to take the answer.
@@ -77,7 +83,7 @@ pub(super) struct Turn<'t> {
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) stream: Stream,
+    pub(super) wire: Wire,
     peer: Option<SocketAddr>,
     /// When the worker has to act without an event.
     pub(super) deadline: Instant,
@@ -87,9 +93,6 @@ pub(super) struct Conn {
     input: Vec<u8>,
     /// `input` holds bytes that the parser has not seen.
     unparsed: bool,
-    /// Bytes of answers the socket did not take.
-    output: Vec<u8>,
-    sent: usize,
     /// The last event said that there is something to read.
     readable: bool,
     /// The client has said that nothing more comes: the end stands behind the bytes not read yet, and makes
@@ -111,17 +114,15 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(stream: Stream, peer: Option<SocketAddr>, deadline: Instant) -> Self {
+    pub(super) fn new(wire: Wire, peer: Option<SocketAddr>, deadline: Instant) -> Self {
         Self {
-            stream,
+            wire,
             peer,
             deadline,
             state: State::Reading,
             parser: Parser::new(),
             input: Vec::new(),
             unparsed: false,
-            output: Vec::new(),
-            sent: 0,
             readable: false,
             read_closed: false,
             watches_write: false,
@@ -135,27 +136,32 @@ impl Conn {
         }
     }
 
+    /// A connection that may begin with a balancer's word about the client.
+    pub(super) fn behind_balancer(self) -> Self {
+        Self { state: State::Greeting, ..self }
+    }
+
     /// A connection that another worker handed over.
-    pub(super) fn adopted(stream: Stream, baggage: Baggage, now: Instant) -> Self {
-        let peer = stream.peer();
-        Self {
+    pub(super) fn adopted(stream: Stream, baggage: Baggage, now: Instant) -> io::Result<Self> {
+        let wire = Wire::adopted(stream, &baggage.keys)?;
+        Ok(Self {
             begun: baggage.begun,
             unparsed: !baggage.pending.is_empty(),
             input: baggage.pending,
             continued: baggage.continued,
             requests: baggage.requests,
             retry: baggage.job.map(Retry::of_job),
-            ..Self::new(stream, peer, now + baggage.time_left)
-        }
+            ..Self::new(wire, baggage.peer, now + baggage.time_left)
+        })
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.watches_write = false;
-        self.stream.register(registry, token, Interest::READABLE)
+        self.wire.register(registry, token, Interest::READABLE)
     }
 
     pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)
+        self.wire.deregister(registry)
     }
 
     /// Notes what an event said.
@@ -168,17 +174,21 @@ impl Conn {
     /// True when it can be handed to another worker now.
     pub(super) fn is_portable(&self) -> bool {
         // One that has waited for something is driven first: what it waited for does not travel.
-        self.state == State::Reading && self.retry.is_none() && self.input.len() <= MAX_PENDING
+        self.state == State::Reading && self.retry.is_none() && self.fits()
     }
 
     /// True when its request waits for something and it could still be handed over.
     pub(super) fn is_parked_portably(&self) -> bool {
-        self.state == State::Parked && self.input.len() <= MAX_PENDING
+        self.state == State::Parked && self.fits()
+    }
+
+    fn fits(&self) -> bool {
+        self.input.len() <= MAX_PENDING && self.wire.is_portable()
     }
 
     /// True while nothing of a request has arrived.
     pub(super) fn is_idle(&self) -> bool {
-        self.state == State::Reading && self.input.is_empty()
+        matches!(self.state, State::Greeting | State::Reading) && self.input.is_empty()
     }
 
     /// What travels with it. It keeps nothing that matters.
@@ -189,6 +199,8 @@ impl Conn {
             continued: self.continued,
             requests: self.requests,
             job: None,
+            peer: self.peer,
+            keys: self.wire.keys(),
             pending: std::mem::take(&mut self.input),
         }
     }
@@ -226,7 +238,9 @@ impl Conn {
             self.deadline = clock.now + WRITE_TIMEOUT;
             return true;
         }
-        let late = self.state == State::Reading && (self.begun || !self.input.is_empty());
+        let late = self.state == State::Reading
+            && (self.begun || !self.input.is_empty())
+            && !self.wire.is_handshaking();
         if late {
             self.refuse(HttpError::Timeout, service, clock);
         }
@@ -238,6 +252,7 @@ impl Conn {
         let mut budget = BUDGET;
         loop {
             let next = match self.state {
+                State::Greeting => self.greet(turn),
                 State::Broken => Some(Fate::Close),
                 State::Parked => Some(Fate::Keep),
                 State::Lingering => Some(self.linger(turn)),
@@ -251,6 +266,49 @@ impl Conn {
         }
     }
 
+    /// Learns from a balancer who the client is. `None`: look at the state again.
+    fn greet(&mut self, turn: &mut Turn<'_>) -> Option<Fate> {
+        let rules = turn.settings.proxy_protocol.as_ref().filter(|_| self.readable);
+        let Some(rules) = rules else { return Some(Fate::Keep) };
+        let found = match self.wire.stream().peek(turn.scratch) {
+            Ok(0) => return Some(Fate::Close),
+            Ok(length) => proxy::find(&turn.scratch[..length], rules.versions),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Preamble::Need),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return None,
+            Err(_) => return Some(Fate::Close),
+        };
+        let error = match found {
+            Ok(Preamble::Absent) => {
+                self.state = State::Reading;
+                return None;
+            }
+            // The next byte makes a new event.
+            Ok(Preamble::Need) => {
+                self.readable = false;
+                return Some(if self.read_closed { Fate::Close } else { Fate::Keep });
+            }
+            Ok(Preamble::Present { length, client })
+                if rules.trusted.trusts(self.peer.map(|peer| peer.ip())) =>
+            {
+                let taken = self.wire.stream().read(&mut turn.scratch[..length]);
+                if !matches!(taken, Ok(taken) if taken == length) {
+                    return Some(Fate::Close);
+                }
+                self.peer = client.or(self.peer);
+                self.state = State::Reading;
+                return None;
+            }
+            Ok(Preamble::Present { .. }) => HttpError::Untrusted,
+            Err(proxy::Malformed) => HttpError::Invalid,
+        };
+        // Whoever expects a handshake would not understand the answer.
+        if self.wire.is_handshaking() {
+            return Some(Fate::Close);
+        }
+        self.refuse(error, turn.service, turn.clock);
+        None
+    }
+
     /// Serves bytes at hand, or reads once and serves. `None`: look at the state again.
     fn read_and_serve(&mut self, turn: &mut Turn<'_>, budget: &mut u32) -> Option<Fate> {
         if std::mem::take(&mut self.unparsed) {
@@ -259,25 +317,34 @@ impl Conn {
         } else if !self.readable {
             return Some(self.wait(turn));
         } else {
-            match (&self.stream).read(turn.scratch) {
+            match self.wire.read(turn.scratch) {
                 // What is complete was answered; a request cut off in the middle is nobody's any more.
-                Ok(0) => return Some(Fate::Close),
-                Ok(length) => self.take_in(length, turn, budget),
+                Ok(Got { length: 0, .. }) => return Some(Fate::Close),
+                Ok(got) => self.take_in(got, turn, budget),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.readable = false,
                     ErrorKind::Interrupted => {}
+                    ErrorKind::InvalidData => {
+                        log::debug!("TLS: {error}");
+                        return Some(Fate::Close);
+                    }
                     _ => return Some(Fate::Close),
                 },
+            }
+            // Words of a handshake that had no room.
+            if self.state == State::Reading && self.wire.has_unsent() {
+                self.state = State::Writing { then_close: false };
             }
         }
         (self.state == State::Parked).then_some(Fate::Parked)
     }
 
-    /// Serves `length` bytes that were just read into the scratch buffer.
-    fn take_in(&mut self, length: usize, turn: &mut Turn<'_>, budget: &mut u32) {
+    /// Serves bytes that were just read into the scratch buffer.
+    fn take_in(&mut self, got: Got, turn: &mut Turn<'_>, budget: &mut u32) {
         *budget = budget.saturating_sub(1);
-        // A short read has emptied the socket; the next byte makes a new event.
-        self.readable = length == turn.scratch.len() || self.read_closed;
+        // What has emptied the socket hears of the next byte by a new event.
+        self.readable = got.more || self.read_closed;
+        let length = got.length;
         if self.input.is_empty() {
             let scratch = std::mem::take(turn.scratch);
             let used = self.serve(&scratch[..length], turn, budget);
@@ -337,11 +404,11 @@ impl Conn {
     /// Answers one request, of which `bytes` are all bytes.
     fn answer(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> Step {
         let Some(head) = self.parser.head() else { return Step::Reply };
-        let incoming =
-            Incoming { head, bytes, peer: self.peer, retry: self.retry.take(), closing: turn.closing };
+        let closing = turn.closing || self.wire.is_worn();
+        let incoming = Incoming { head, bytes, peer: self.peer, retry: self.retry.take(), closing };
         let step = turn.service.answer(&incoming, turn.clock);
         if step == Step::Reply {
-            let close = turn.closing || !head.keep_alive;
+            let close = closing || !head.keep_alive;
             self.parser = Parser::new();
             self.continued = false;
             self.counted = false;
@@ -365,33 +432,11 @@ impl Conn {
         self.send(&[head, body], true, clock);
     }
 
-    /// Writes as much as the socket takes and keeps the rest.
+    /// Writes as much as the socket takes; the rest waits.
     fn send(&mut self, parts: &[&[u8]], close: bool, clock: &Clock) {
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        let mut sent = 0;
-        if self.output.is_empty() {
-            let slices = [
-                IoSlice::new(parts.first().copied().unwrap_or_default()),
-                IoSlice::new(parts.get(1).copied().unwrap_or_default()),
-            ];
-            sent = match (&self.stream).write_vectored(&slices) {
-                Ok(sent) => sent,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-                Err(_) => {
-                    self.state = State::Broken;
-                    return;
-                }
-            };
-        }
-        if sent < total {
-            let mut skip = sent;
-            for part in parts {
-                let from = skip.min(part.len());
-                skip -= from;
-                self.output.extend_from_slice(&part[from..]);
-            }
-        }
-        if close || !self.output.is_empty() {
+        if self.wire.send(parts).is_err() {
+            self.state = State::Broken;
+        } else if close || self.wire.has_unsent() {
             self.state = State::Writing { then_close: close };
             self.deadline = clock.now + WRITE_TIMEOUT;
         }
@@ -399,27 +444,23 @@ impl Conn {
 
     /// Writes what is left of the answers. `None`: all written, look at the state again.
     fn flush(&mut self, then_close: bool, turn: &mut Turn<'_>) -> Option<Fate> {
-        while self.sent < self.output.len() {
-            match (&self.stream).write(&self.output[self.sent..]) {
-                Ok(sent) => {
-                    self.sent += sent;
+        let unsent = self.wire.unsent();
+        match self.wire.flush() {
+            Err(_) => return Some(Fate::Close),
+            Ok(true) => {}
+            Ok(false) => {
+                if self.wire.unsent() < unsent {
                     self.deadline = turn.clock.now + WRITE_TIMEOUT;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !std::mem::replace(&mut self.watches_write, true) {
-                        let both = Interest::READABLE | Interest::WRITABLE;
-                        if self.stream.reregister(turn.registry, turn.token, both).is_err() {
-                            return Some(Fate::Close);
-                        }
+                if !std::mem::replace(&mut self.watches_write, true) {
+                    let both = Interest::READABLE | Interest::WRITABLE;
+                    if self.wire.reregister(turn.registry, turn.token, both).is_err() {
+                        return Some(Fate::Close);
                     }
-                    return Some(Fate::Keep);
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Some(Fate::Close),
+                return Some(Fate::Keep);
             }
         }
-        self.output = Vec::new();
-        self.sent = 0;
         if !then_close {
             self.state = State::Reading;
             return None;
@@ -428,7 +469,8 @@ impl Conn {
         if !self.linger && !self.readable && self.input.is_empty() {
             return Some(Fate::Close);
         }
-        self.stream.shutdown_write();
+        self.wire.farewell();
+        self.wire.stream().shutdown_write();
         self.state = State::Lingering;
         self.deadline = turn.clock.now + LINGER;
         None
@@ -438,7 +480,7 @@ impl Conn {
     fn linger(&mut self, turn: &mut Turn<'_>) -> Fate {
         self.input = Vec::new();
         for _ in 0..BUDGET {
-            match (&self.stream).read(turn.scratch) {
+            match self.wire.stream().read(turn.scratch) {
                 Ok(0) => return Fate::Close,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Fate::Keep,
@@ -447,6 +489,13 @@ impl Conn {
             }
         }
         Fate::Again
+    }
+
+    /// Says goodbye to a client that has its answers.
+    pub(super) fn farewell(&mut self) {
+        if matches!(self.state, State::Reading | State::Writing { .. }) {
+            self.wire.farewell();
+        }
     }
 
     /// Sets the deadline of what is being waited for.

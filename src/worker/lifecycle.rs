@@ -108,10 +108,7 @@ impl Worker<'_> {
     /// Takes what waits in the listeners' queues.
     fn add_waiting(&mut self) {
         for (stream, peer) in self.acceptor.take_waiting() {
-            if let Some(meters) = &mut self.service.meters {
-                meters.accepted();
-            }
-            self.add(super::Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+            self.add_new(stream, peer);
         }
     }
 

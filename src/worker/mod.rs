@@ -19,7 +19,9 @@ mod transfer;
 mod writing;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -31,11 +33,12 @@ use crate::ipc::channel::{Channel, ToMaster};
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
 use crate::jobs::Site;
 use crate::metrics::meters::Meters;
-use crate::net::Listener;
+use crate::net::{Listener, Stream};
 use crate::os::process::wall_clock;
 use crate::os::signals::Pipe;
 use crate::registry::file::Stamp;
 use crate::registry::{RegistryFile, Snapshot};
+use crate::tls::server::Wire;
 
 use accept::Acceptor;
 use conn::{Conn, Fate};
@@ -54,7 +57,7 @@ pub struct Boot<'m> {
     /// The registry file.
     pub registry: &'m RegistryFile,
     /// Its content as the master knows it, and the stamp that belongs to it.
-    pub snapshot: std::sync::Arc<Snapshot>,
+    pub snapshot: Arc<Snapshot>,
     /// Stamp of `snapshot`.
     pub stamp: Option<Stamp>,
     /// Sockets to accept on: this process's copies, to close when it drains.
@@ -75,7 +78,9 @@ pub struct Boot<'m> {
     /// Where jobs and the writing thread work.
     pub site: &'m Site,
     /// How the store is reached, if that is encrypted.
-    pub store_tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    pub store_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How clients' connections are encrypted, if they are.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What it counts, if anything is counted.
     pub meters: Option<Meters>,
     /// Leave out the lines of a normal life: too many workers come and go.
@@ -125,6 +130,7 @@ struct Worker<'m> {
     posted: Vec<usize>,
     service: Service,
     life: Life,
+    tls: Option<Arc<rustls::ServerConfig>>,
     outgoing: Option<Outgoing>,
     inheritances: Slab<Inheritance>,
     scratch: Vec<u8>,
@@ -170,7 +176,7 @@ impl<'m> Worker<'m> {
         let channel_fd = std::os::fd::AsFd::as_fd(&boot.channel).as_raw_fd();
         registry.register(&mut SourceFd(&channel_fd), CHANNEL, Interest::READABLE)?;
         registry.register(&mut SourceFd(&boot.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        let waker = std::sync::Arc::new(Waker::new(registry, WAKER)?);
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
         let slot = boot.board.slot(boot.slot);
         if !boot.quiet {
             log::info!("Started server process [{}]", std::process::id());
@@ -195,6 +201,7 @@ impl<'m> Worker<'m> {
             posted: Vec::new(),
             service,
             life: Life::new(boot.limit),
+            tls: boot.tls,
             outgoing: None,
             inheritances: Slab::new(),
             scratch: boot.scratch,
@@ -262,10 +269,7 @@ impl<'m> Worker<'m> {
     /// Takes one connection from listener `index`, unless it is somebody else's turn.
     fn accept(&mut self, index: usize) {
         if let Some((stream, peer)) = self.acceptor.accept(index, &self.poll, self.clock.now) {
-            if let Some(meters) = &mut self.service.meters {
-                meters.accepted();
-            }
-            self.add(Conn::new(stream, peer, self.clock.now + self.settings.header_timeout));
+            self.add_new(stream, peer);
             self.balance();
         }
     }
@@ -273,6 +277,25 @@ impl<'m> Worker<'m> {
     fn balance(&mut self) {
         self.slot.set_connections(self.conns.len());
         self.acceptor.balance(self.conns.len(), self.board, &self.poll, self.clock.now);
+    }
+
+    /// Starts watching a connection that was just accepted.
+    fn add_new(&mut self, stream: Stream, peer: Option<SocketAddr>) {
+        if let Some(meters) = &mut self.service.meters {
+            meters.accepted();
+        }
+        let wire = match &self.tls {
+            None => Ok(Wire::plain(stream)),
+            Some(config) => Wire::secure(stream, config),
+        };
+        match wire {
+            Ok(wire) => {
+                let conn = Conn::new(wire, peer, self.clock.now + self.settings.header_timeout);
+                let proxied = self.settings.proxy_protocol.is_some();
+                self.add(if proxied { conn.behind_balancer() } else { conn });
+            }
+            Err(error) => log::error!("cannot begin a TLS connection: {error}"),
+        }
     }
 
     /// Starts watching a connection; returns its index.
@@ -318,6 +341,7 @@ impl<'m> Worker<'m> {
 
     fn close(&mut self, index: usize) {
         if let Some(mut conn) = self.conns.try_remove(index) {
+            conn.farewell();
             let _ = conn.deregister(self.poll.registry());
             self.service.forget(index);
             self.slot.set_connections(self.conns.len());

@@ -109,6 +109,8 @@ pub(super) struct Service {
     pub(super) meters: Option<Meters>,
     rules: ApiRules,
     trusted: TrustedPeers,
+    /// Clients have come by TLS.
+    secure: bool,
     answer: Answer,
     head: Vec<u8>,
     body: Vec<u8>,
@@ -178,6 +180,7 @@ impl Service {
             meters: boot.meters.take(),
             rules,
             trusted: settings.trusted.clone(),
+            secure: boot.tls.is_some(),
             answer: Answer::default(),
             head: Vec::with_capacity(256),
             body: Vec::new(),
@@ -286,9 +289,13 @@ impl Service {
             }
             refused => {
                 let host = head.host.as_ref().map_or("", text);
-                let secure = head.forwarded_proto.as_ref().map(text) == Some("https")
-                    && self.trusted.trusts(incoming.peer.map(|peer| peer.ip()));
-                let origin = routes::origin(if secure { "https" } else { "http" }, host);
+                let own = if self.secure { "https" } else { "http" };
+                let scheme = head
+                    .forwarded_proto
+                    .as_ref()
+                    .filter(|_| self.trusted.trusts(incoming.peer.map(|peer| peer.ip())))
+                    .map_or(own, text);
+                let origin = routes::origin(if scheme == "https" { "https" } else { "http" }, host);
                 routes::refuse(&refused, &origin, text(&head.query), &mut self.answer);
                 Step::Reply
             }

@@ -76,7 +76,7 @@ impl Worker<'_> {
                 return;
             }
             let Some(outgoing) = &mut self.outgoing else { return };
-            let list: Vec<_> = packet.iter().map(|(conn, bags)| (conn.stream.as_raw_fd(), bags)).collect();
+            let list: Vec<_> = packet.iter().map(|(conn, bags)| (conn.wire.as_raw_fd(), bags)).collect();
             match handover::send(&outgoing.socket, &list) {
                 Ok(()) => outgoing.unacknowledged.push_back(packet),
                 Err(error) => {
@@ -183,9 +183,10 @@ impl Worker<'_> {
 
     fn adopt_one(&mut self, fd: OwnedFd, baggage: Baggage) {
         let has_bytes = !baggage.pending.is_empty();
-        match Stream::from_fd(fd) {
-            Ok(stream) => {
-                let index = self.add(Conn::adopted(stream, baggage, self.clock.now));
+        let adopted = Stream::from_fd(fd).and_then(|stream| Conn::adopted(stream, baggage, self.clock.now));
+        match adopted {
+            Ok(conn) => {
+                let index = self.add(conn);
                 self.balance();
                 if let Some(index) = index.filter(|_| has_bytes) {
                     self.drive(index);

@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+pub mod certs;
 pub mod load;
 pub mod redis;
 pub mod replay;
@@ -106,7 +107,8 @@ impl Server {
         let mut server = Self { child, port: 0, log, repo };
         server.wait_for_log("Application startup complete.");
         let text = server.log();
-        if let Some((_, rest)) = text.split_once("Listening at: http://") {
+        if let Some((_, rest)) = text.split_once("Listening at: http") {
+            let rest = rest.trim_start_matches("s://").trim_start_matches("://");
             let digits = rest.split_once(':').unwrap().1;
             server.port = digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
         }

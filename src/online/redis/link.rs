@@ -22,7 +22,7 @@ use mio::{Interest, Registry, Token as PollToken};
 
 use super::resp::{self, Malformed, Token};
 use crate::net::Stream;
-use crate::tls::Wire;
+use crate::tls::client::Wire;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

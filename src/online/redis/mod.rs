@@ -44,7 +44,7 @@ pub struct Limits {
 /// How servers are trusted, and who we are. The error names the file that cannot be used.
 pub fn client_config(config: &RedisTls) -> Result<Arc<ClientConfig>, String> {
     let certificate = config.cert.as_deref().map(|cert| (cert, config.key.as_deref().unwrap_or(cert)));
-    tls::client_config(config.ca.as_deref(), certificate, config.accept_any)
+    tls::client::client_config(config.ca.as_deref(), certificate, config.accept_any)
 }
 
 /// Which part of a request's reads is being done.

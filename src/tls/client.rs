@@ -1,27 +1,16 @@
-//! TLS on non-blocking sockets. The only place that knows the provider of cryptography.
+//! The client's end: how servers are trusted, and connections to them.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{ring, CryptoProvider};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use super::{authorities, certificates, named, private_key, provider};
 use crate::net::Stream;
-
-/// The provider of cryptography.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// Makes [`provider`] the one that libraries use.
-pub fn install_provider() {
-    let _ = ring::default_provider().install_default();
-}
 
 /// How a client trusts servers, and shows who it is. All files are PEM. The error names the file.
 ///
@@ -41,41 +30,20 @@ pub fn client_config(
         builder.with_root_certificates(roots(ca)?)
     };
     let config = match certificate {
-        Some((cert, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
-            builder.with_client_auth_cert(certificates(cert)?, key).map_err(|error| named(cert, &error))?
-        }
+        Some((cert, key)) => builder
+            .with_client_auth_cert(certificates(cert)?, private_key(key)?)
+            .map_err(|error| named(cert, &error))?,
         None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }
 
-fn named(path: &Path, error: &dyn fmt::Display) -> String {
-    format!("{}: {error}", path.display())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let list = CertificateDer::pem_file_iter(path).map_err(|error| named(path, &error))?;
-    let list: Result<Vec<_>, _> = list.collect();
-    let list = list.map_err(|error| named(path, &error))?;
-    if list.is_empty() {
-        return Err(named(path, &"holds no certificate"));
-    }
-    Ok(list)
-}
-
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| named(path, &error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+    if let Some(path) = ca {
+        return authorities(path);
     }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     Ok(roots)
 }
 
