@@ -23,6 +23,7 @@ const WITHIN: &[(&str, &str)] = &[
     ("config", "metrics"),
     ("config", "registry"),
     ("config", "tls"),
+    ("metrics", "logging"),
     ("tls", "net"),
 ];
 

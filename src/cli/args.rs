@@ -385,6 +385,16 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "pid|slot", help_heading = METRICS)]
     pub(super) metrics_live_label: Option<String>,
 
+    /// Send gunicorn's figures to this statsd server (UDP)
+    #[arg(long, value_name = "HOST:PORT", help_heading = METRICS)]
+    pub(super) statsd_host: Option<String>,
+    /// In front of their names
+    #[arg(long, value_name = "NAME", help_heading = METRICS)]
+    pub(super) statsd_prefix: Option<String>,
+    /// Tags for DogStatsD, e.g. env:prod,team:ml
+    #[arg(long, value_name = "LIST", help_heading = METRICS)]
+    pub(super) dogstatsd_tags: Option<String>,
+
     /// 422 for bodies that are not declared as JSON
     #[arg(long, help_heading = ANSWERS)]
     pub(super) strict_content_type: bool,

@@ -8,6 +8,7 @@ use super::commands::say;
 use crate::exit;
 use crate::ipc::control::{ask, Request, Status};
 use crate::master::StartError;
+use crate::text::time::duration;
 
 /// Asks, and prints the answer as a table, or as JSON.
 pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
@@ -139,14 +140,4 @@ fn table(status: &Status) -> String {
         ));
     }
     lines.join("\n")
-}
-
-/// A time in its largest unit.
-pub(super) fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86400),
-    }
 }

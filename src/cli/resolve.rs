@@ -16,6 +16,7 @@ use crate::ipc::scoreboard::MAX_WORKERS;
 use crate::logging::logger::Target;
 use crate::master::StartError;
 use crate::metrics::meters::LiveLabel;
+use crate::metrics::statsd::StatsdSettings;
 use crate::os::process::Identity;
 use crate::tls::server::ClientCerts;
 
@@ -201,6 +202,7 @@ pub(super) fn settings(args: &ServeArgs) -> Result<Settings, StartError> {
         strict_lifecycle: args.strict_lifecycle,
         enforce_ttl: args.enforce_ttl,
         metrics: metrics(args)?,
+        statsd: statsd(args)?,
         store_timeout: Duration::from_millis(args.store_timeout_ms.unwrap_or(1000).clamp(1, LONGEST)),
         store_in_flight: args.store_in_flight.unwrap_or(4096).max(1),
         sqlite_journal: journal(args)?,
@@ -265,6 +267,9 @@ pub(super) fn check_together(args: &ServeArgs, settings: &Settings) -> Result<()
             "--ca-certs: add --cert-reqs 1 (optional) or 2 (required), otherwise no client is asked",
         );
     }
+    if settings.statsd.is_none() && (args.statsd_prefix.is_some() || args.dogstatsd_tags.is_some()) {
+        return usage("--statsd-prefix and --dogstatsd-tags need --statsd-host");
+    }
     if args.proxy_allow_ips.is_some() && settings.proxy_protocol.is_none() {
         return usage("--proxy-allow-ips: add --proxy-protocol v1, v2 or auto");
     }
@@ -312,6 +317,15 @@ fn metrics(args: &ServeArgs) -> Result<MetricsSettings, StartError> {
             }
         },
     })
+}
+
+fn statsd(args: &ServeArgs) -> Result<Option<StatsdSettings>, StartError> {
+    let Some(host) = &args.statsd_host else { return Ok(None) };
+    let wrong = |problem: &str| StartError::new(exit::USAGE, format!("--statsd-host {host}: {problem}"));
+    let Ok(Bind::Tcp { host: name, port }) = Bind::parse(host) else { return Err(wrong("use HOST:PORT")) };
+    let address = Bind::resolve(&name, port).map_err(|error| wrong(&error))?;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Ok(Some(StatsdSettings::new(address, &text(&args.statsd_prefix), &text(&args.dogstatsd_tags))))
 }
 
 fn binds(args: &ServeArgs) -> Result<Vec<Bind>, StartError> {

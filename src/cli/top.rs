@@ -12,12 +12,13 @@ use nix::sys::termios::{tcgetattr, tcsetattr, LocalFlags, SetArg, Termios};
 
 use super::args::TopArgs;
 use super::commands::say;
-use super::ctl::{duration, unreachable_server};
+use super::ctl::unreachable_server;
 use crate::exit;
 use crate::ipc::control::{ask, Request, Status};
 use crate::master::StartError;
 use crate::metrics::aggregate::Merger;
 use crate::metrics::figures::{shown_quantile, Figures};
+use crate::text::time::duration;
 
 /// Lines of a small terminal.
 const HEIGHT: usize = 24;

@@ -8,6 +8,7 @@ use crate::http::proxy::Versions;
 use crate::http::Limits;
 use crate::logging::logger::Target;
 use crate::metrics::meters::LiveLabel;
+use crate::metrics::statsd::StatsdSettings;
 use crate::os::process::Identity;
 use crate::tls::server::ClientCerts;
 
@@ -255,6 +256,8 @@ pub struct Settings {
     pub enforce_ttl: bool,
     /// Where metrics are served.
     pub metrics: MetricsSettings,
+    /// Figures go to a statsd server, too.
+    pub statsd: Option<StatsdSettings>,
     /// How long a request may wait for a store on the network.
     pub store_timeout: Duration,
     /// How many requests of one worker may wait for it.

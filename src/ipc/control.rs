@@ -91,7 +91,7 @@ pub struct Status {
     pub version: String,
     /// The master's process number.
     pub pid: i32,
-    /// running, reloading, draining or quitting
+    /// A name of [`TreePhase`](super::scoreboard::TreePhase).
     pub phase: String,
     /// Seconds since the start.
     pub uptime_seconds: u64,

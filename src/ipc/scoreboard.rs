@@ -41,6 +41,49 @@ impl SlotState {
     }
 }
 
+/// What the master does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TreePhase {
+    /// Keeping the number of workers.
+    Running = 0,
+    /// Replacing workers of an earlier configuration.
+    Reloading = 1,
+    /// Waiting for the last answers.
+    Draining = 2,
+    /// Ending at once.
+    Quitting = 3,
+    /// A new master has been started and takes over.
+    Upgrading = 4,
+    /// It is that new master.
+    TakingOver = 5,
+}
+
+impl TreePhase {
+    const ALL: [Self; 6] =
+        [Self::Running, Self::Reloading, Self::Draining, Self::Quitting, Self::Upgrading, Self::TakingOver];
+
+    /// The word that status and titles use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Reloading => "reloading",
+            Self::Draining => "draining",
+            Self::Quitting => "quitting",
+            Self::Upgrading => "upgrading",
+            Self::TakingOver => "taking over",
+        }
+    }
+}
+
+fn millis() -> u64 {
+    monotonic().as_millis() as u64
+}
+
+fn since(then: u64) -> Duration {
+    Duration::from_millis(millis().saturating_sub(then))
+}
+
 crate::shared_words! {
     /// One process. The size keeps neighbours off each other's cache lines.
     #[derive(Debug)]
@@ -52,6 +95,8 @@ crate::shared_words! {
         /// Milliseconds on the monotonic clock.
         heartbeat: AtomicU64,
         requests: AtomicU64,
+        /// When it was forked, milliseconds on the monotonic clock.
+        born: AtomicU64,
     }
 }
 
@@ -62,6 +107,12 @@ crate::shared_words! {
     pub struct Header {
         /// Slots that were ever used: nobody needs to look behind them.
         used: AtomicU32,
+        /// What the master does.
+        phase: AtomicU32,
+        /// Workers that it keeps.
+        wanted: AtomicU32,
+        /// When it started, milliseconds on the monotonic clock.
+        started: AtomicU64,
     }
 }
 
@@ -88,6 +139,7 @@ impl Scoreboard {
         slot.pid.store(0, Relaxed);
         slot.connections.store(0, Relaxed);
         slot.requests.store(0, Relaxed);
+        slot.born.store(millis(), Relaxed);
         slot.beat();
         slot.set_state(SlotState::Booting);
         self.header[0].used.fetch_max(index as u32 + 1, Relaxed);
@@ -97,6 +149,31 @@ impl Scoreboard {
     /// A slot by its number.
     pub fn slot(&self, index: usize) -> &Slot {
         &self.slots[index]
+    }
+
+    /// Says what the master does.
+    pub fn set_phase(&self, phase: TreePhase, wanted: usize) {
+        let header = &self.header[0];
+        header.phase.store(phase as u32, Relaxed);
+        header.wanted.store(wanted as u32, Relaxed);
+        let _ = header.started.compare_exchange(0, millis(), Relaxed, Relaxed);
+    }
+
+    /// What the master does, how many workers it keeps, and how long it has been at work.
+    pub fn tree(&self) -> (TreePhase, usize, Duration) {
+        let header = &self.header[0];
+        let phase = TreePhase::ALL.get(header.phase.load(Relaxed) as usize).copied();
+        (
+            phase.unwrap_or(TreePhase::Running),
+            header.wanted.load(Relaxed) as usize,
+            since(header.started.load(Relaxed)),
+        )
+    }
+
+    /// Every slot with somebody in it.
+    pub fn taken(&self) -> impl Iterator<Item = &Slot> {
+        let used = self.header[0].used.load(Relaxed) as usize;
+        self.slots[..used].iter().filter(|slot| slot.state() != SlotState::Free)
     }
 
     /// Workers that accept, and the connections they hold together.
@@ -132,15 +209,24 @@ impl Slot {
         self.pid.store(pid.cast_unsigned(), Relaxed);
     }
 
+    /// Its process; 0 for a moment around the fork.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Relaxed).cast_signed()
+    }
+
+    /// Time since the fork.
+    pub fn age(&self) -> Duration {
+        since(self.born.load(Relaxed))
+    }
+
     /// Shows that its process is alive.
     pub fn beat(&self) {
-        self.heartbeat.store(monotonic().as_millis() as u64, Relaxed);
+        self.heartbeat.store(millis(), Relaxed);
     }
 
     /// Time since the last beat.
     pub fn silence(&self) -> Duration {
-        let now = monotonic().as_millis() as u64;
-        Duration::from_millis(now.saturating_sub(self.heartbeat.load(Relaxed)))
+        since(self.heartbeat.load(Relaxed))
     }
 
     /// Open connections.

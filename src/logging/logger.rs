@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use jiff::tz::TimeZone;
@@ -37,6 +38,40 @@ impl Target {
 
 fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Lines of this process, by level. A forked process goes on counting where its parent was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    warnings: u64,
+    errors: u64,
+    criticals: u64,
+}
+
+static WARNINGS: AtomicU64 = AtomicU64::new(0);
+static ERRORS: AtomicU64 = AtomicU64::new(0);
+static CRITICALS: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines there have been.
+pub fn counts() -> Counts {
+    Counts {
+        warnings: WARNINGS.load(Relaxed),
+        errors: ERRORS.load(Relaxed),
+        criticals: CRITICALS.load(Relaxed),
+    }
+}
+
+impl Counts {
+    /// gunicorn's names of the levels that have had lines since `earlier`, with their number.
+    pub fn since(&self, earlier: &Self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("warning", self.warnings - earlier.warnings),
+            ("error", self.errors - earlier.errors),
+            ("critical", self.criticals - earlier.criticals),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    }
 }
 
 struct Logger {
@@ -85,6 +120,12 @@ impl Log for Logger {
             Level::Warn => "WARNING",
             Level::Info => "INFO",
             Level::Debug | Level::Trace => "DEBUG",
+        };
+        match level {
+            CRITICAL => CRITICALS.fetch_add(1, Relaxed),
+            "ERROR" => ERRORS.fetch_add(1, Relaxed),
+            "WARNING" => WARNINGS.fetch_add(1, Relaxed),
+            _ => 0,
         };
         let now = Timestamp::now().to_zoned(self.zone.clone());
         let mut line = format!(

@@ -1,8 +1,10 @@
 //! What the control socket is answered: from the scoreboard and the records, never from workers.
 
+use super::upgrade::Kin;
 use super::workers::WorkerRecord;
 use super::{Master, Phase};
 use crate::ipc::control::{self, Request, Status, WorkerStatus};
+use crate::ipc::scoreboard::TreePhase;
 use crate::os::process;
 use crate::os::signals::Signal;
 
@@ -32,22 +34,28 @@ impl Master {
         }
     }
 
+    /// What this master does, in a word.
+    pub(super) fn tree_phase(&self) -> TreePhase {
+        match (self.phase, &self.kin) {
+            (Phase::Draining { .. }, _) => TreePhase::Draining,
+            (Phase::Quitting { .. }, _) => TreePhase::Quitting,
+            (Phase::Running, Kin::Child(_)) => TreePhase::Upgrading,
+            (Phase::Running, Kin::Parent(_)) => TreePhase::TakingOver,
+            (Phase::Running, Kin::Alone) if self.is_reloading() => TreePhase::Reloading,
+            (Phase::Running, Kin::Alone) => TreePhase::Running,
+        }
+    }
+
     fn describe(&self) -> Status {
         let mut workers: Vec<&WorkerRecord> = self.workers.iter().collect();
         workers.sort_by_key(|worker| worker.age);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id().cast_signed(),
-            phase: match self.phase {
-                Phase::Running if self.is_reloading() => "reloading",
-                Phase::Running => "running",
-                Phase::Draining { .. } => "draining",
-                Phase::Quitting { .. } => "quitting",
-            }
-            .to_owned(),
+            phase: self.tree_phase().name().to_owned(),
             uptime_seconds: self.now.duration_since(self.started).as_secs(),
             wanted: self.target,
-            listeners: self.listeners.iter().map(|listener| listener.name().to_string()).collect(),
+            listeners: self.addresses(),
             workers: workers.into_iter().map(|worker| self.describe_worker(worker)).collect(),
             jobs: self.jobs.shown(self.now),
             offline_pushes_waiting: self.jobs.backlog().0,
@@ -65,7 +73,7 @@ impl Master {
             pid: worker.pid.as_raw(),
             slot: worker.slot,
             state: slot.state().name().to_owned(),
-            age_seconds: self.now.duration_since(worker.born).as_secs(),
+            age_seconds: slot.age().as_secs(),
             requests: slot.requests(),
             connections: slot.connections(),
             silent_seconds: slot.silence().as_secs(),

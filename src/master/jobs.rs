@@ -76,6 +76,15 @@ pub(super) struct Jobs {
     ending: bool,
 }
 
+/// What a job does, for people.
+fn words(job: &Job) -> String {
+    match job {
+        Job::Materialize(run) => format!("materialize {}", run.views.join(", ")),
+        Job::Restore(views) => format!("restore {}", views.join(", ")),
+        Job::Flush => "flush".to_owned(),
+    }
+}
+
 impl Jobs {
     pub(super) fn new(now: Instant) -> Self {
         let asked = std::env::var("FEAST_MATERIALIZE_MAX_WORKERS").ok();
@@ -124,11 +133,9 @@ impl Jobs {
             .map(|record| {
                 let running = record.running.as_ref();
                 let progress = running.and_then(|running| running.progress.clone());
-                let what = match (&record.job, &progress) {
-                    (Job::Materialize(_), Some((view, _))) => format!("materialize {view}"),
-                    (Job::Materialize(run), None) => format!("materialize {}", run.views.join(", ")),
-                    (Job::Restore(views), _) => format!("restore {}", views.join(", ")),
-                    (Job::Flush, _) => "flush".to_owned(),
+                let what = match &progress {
+                    Some((view, _)) => format!("materialize {view}"),
+                    None => words(&record.job),
                 };
                 JobStatus {
                     pid: running.map_or(0, |running| running.pid.as_raw()),
@@ -354,6 +361,7 @@ impl Master {
 
     fn become_job(&mut self, job: &Job, channel: Channel) -> ! {
         self.leave_master("feast-job");
+        crate::os::title::show("job", &words(job));
         self.listeners.clear();
         self.metrics = None;
         let signals = match self.begin_child() {

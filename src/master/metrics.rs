@@ -254,6 +254,7 @@ impl Master {
 
     fn become_scraper(&mut self, channel: Channel) -> ! {
         self.leave_master("feast-metrics");
+        crate::os::title::show("metrics", "serving");
         self.listeners.clear();
         let Some(metrics) = self.metrics.take() else { exit_now(exit::CRASHED) };
         let started = || -> io::Result<(Socket, Pipe)> {
@@ -262,7 +263,9 @@ impl Master {
         };
         let code = match started() {
             Ok((listener, signals)) => {
-                let boot = scrape::Boot { listener, directory: metrics.directory.path(), channel, signals };
+                let board = &self.board;
+                let boot =
+                    scrape::Boot { listener, directory: metrics.directory.path(), board, channel, signals };
                 let run = std::panic::AssertUnwindSafe(|| scrape::run(boot));
                 std::panic::catch_unwind(run).unwrap_or(exit::CRASHED)
             }

@@ -26,10 +26,12 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use crate::exit;
 use crate::ipc::channel::{Incoming, ToMaster, MAX_MESSAGE};
 use crate::ipc::control::Control;
-use crate::ipc::scoreboard::Scoreboard;
+use crate::ipc::scoreboard::{Scoreboard, TreePhase};
 use crate::jobs::Site;
+use crate::metrics::statsd::Statsd;
 use crate::net::{Listener, ListenerName};
 use crate::os::signals::{Pipe, Signal};
+use crate::os::title;
 use crate::tls::tickets::Rotation;
 use crate::worker;
 
@@ -101,6 +103,9 @@ pub struct Master {
     /// For the next worker to read into.
     scratch: Vec<u8>,
     next_registry_check: Option<Instant>,
+    statsd: Option<Statsd>,
+    /// What its title says.
+    shown: Option<TreePhase>,
     /// Keys of TLS sessions, if clients' connections are encrypted.
     tickets: Option<Rotation>,
     now: Instant,
@@ -132,6 +137,8 @@ impl Master {
             metrics.enabled.then(|| Metrics::open(metrics, &prepared.settings.identity)).transpose()?;
         let now = Instant::now();
         Ok(Self {
+            shown: None,
+            statsd: prepared.settings.statsd.as_ref().map(Statsd::open).transpose().map_err(failed)?,
             tickets: prepared.tls.is_some().then(|| Rotation::new(now)).transpose().map_err(failed)?,
             target: prepared.settings.workers,
             next_registry_check: prepared.next_check(now),
@@ -171,8 +178,9 @@ impl Master {
 
     /// Runs until everything has stopped; returns the exit code.
     pub fn run(mut self) -> i32 {
-        log::info!("Listening at: {} ({})", self.addresses(), std::process::id());
+        log::info!("Listening at: {} ({})", self.addresses().join(","), std::process::id());
         log::info!("Using worker: feast-prefork");
+        title::prepare();
         worker::warm_up();
         // The jobs of a master that is being replaced go on.
         if !matches!(self.kin, Kin::Parent(_)) {
@@ -217,11 +225,10 @@ impl Master {
         true
     }
 
-    fn addresses(&self) -> String {
+    fn addresses(&self) -> Vec<String> {
         let secure = self.prepared.tls.is_some();
         let name = |name: &ListenerName| if secure { name.secure() } else { name.to_string() };
-        let names: Vec<String> = self.listeners.iter().map(|listener| name(listener.name())).collect();
-        names.join(",")
+        self.listeners.iter().map(|listener| name(listener.name())).collect()
     }
 
     /// Waits for a signal, a worker's word, or the next thing to do.
@@ -349,7 +356,17 @@ impl Master {
         Some(Arc::new(config))
     }
 
-    fn show_states(&self) {
+    fn show_states(&mut self) {
+        let phase = self.tree_phase();
+        self.board.set_phase(phase, self.target);
+        if self.shown != Some(phase) {
+            self.shown = Some(phase);
+            title::show("master", phase.name());
+        }
+        if let Some(statsd) = &mut self.statsd {
+            statsd.workers(self.workers.len());
+            statsd.end_turn();
+        }
         if let Some(metrics) = &self.metrics {
             metrics.show_states(self.workers.iter().map(|worker| self.board.slot(worker.slot).state()));
         }
@@ -416,6 +433,9 @@ impl Master {
         if old.tls.is_some() != new.tls.is_some() {
             return Err(fixed("whether clients' connections are encrypted"));
         }
+        if old.statsd != new.statsd {
+            return Err(fixed("where figures for statsd go"));
+        }
         if old.metrics != new.metrics {
             return Err(fixed("whether and where metrics are served"));
         }
@@ -439,7 +459,7 @@ impl Master {
         for (_, closed) in kept {
             closed.remove_file();
         }
-        log::info!("Listening at: {}", self.addresses());
+        log::info!("Listening at: {}", self.addresses().join(","));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::os::fdpass;
 use crate::os::fork::{exit_now, fork_blocked, unblock_signals, Side};
 use crate::os::mapfile::FileLock;
 use crate::os::signals::{Pipe, Signal};
+use crate::os::title;
 use crate::worker::{self, Boot};
 
 /// What a worker is there for.
@@ -58,8 +59,6 @@ pub(super) struct WorkerRecord {
     pub(super) aborted: Option<Instant>,
     /// This master has killed it.
     pub(super) killed: bool,
-    /// When it was forked.
-    pub(super) born: Instant,
     /// Where it counts, if it does.
     pub(super) meter_slot: Option<usize>,
     /// Why it leaves, as metrics name it, should it leave in peace.
@@ -269,7 +268,6 @@ impl Master {
                     predecessor,
                     aborted: None,
                     killed: false,
-                    born: self.now,
                     meter_slot: meters.map(|(slot, _)| slot),
                     leaves_because: "stopped",
                 });
@@ -290,6 +288,7 @@ impl Master {
         meters: Option<(usize, FileLock)>,
     ) -> ! {
         self.leave_master("feast-worker");
+        title::show("worker", SlotState::Booting.name());
         let meters = self.open_meters(meters);
         fastrand::seed(seed);
         let prepared = self.listeners_of_worker().and_then(|listeners| Ok((listeners, self.begin_child()?)));
@@ -317,6 +316,7 @@ impl Master {
             site: &self.site,
             store_tls: self.prepared.store_tls.clone(),
             tls: self.client_tls(),
+            statsd: self.statsd.take(),
             scratch: std::mem::take(&mut self.scratch),
             quiet,
         };

@@ -14,3 +14,4 @@ pub mod handles;
 pub mod mapped;
 pub mod meters;
 pub mod names;
+pub mod statsd;

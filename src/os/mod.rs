@@ -15,3 +15,4 @@ pub mod process;
 pub mod shm;
 pub mod signals;
 pub mod sockets;
+pub mod title;

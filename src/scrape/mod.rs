@@ -4,6 +4,7 @@
 //! deadline. What must not happen here: writing to the files.
 
 mod reply;
+mod status;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +20,7 @@ use socket2::Socket;
 use crate::exit;
 use crate::http::{Limits, Parsed, Parser};
 use crate::ipc::channel::{Channel, Incoming};
+use crate::ipc::scoreboard::Scoreboard;
 use crate::os::signals::Pipe;
 use reply::Replier;
 
@@ -29,6 +31,8 @@ pub struct Boot<'m> {
     pub listener: Socket,
     /// The files.
     pub directory: &'m Path,
+    /// What the workers do.
+    pub board: &'m Scoreboard,
     /// Hangs up when the master dies.
     pub channel: Channel,
     /// This process's signals.
@@ -82,7 +86,7 @@ struct Server<'b> {
     clients: Slab<Client>,
     /// Clients that have more to do than one turn allows.
     posted: Vec<usize>,
-    replier: Replier,
+    replier: Replier<'b>,
 }
 
 /// What is to be done with a client.
@@ -100,7 +104,7 @@ impl<'b> Server<'b> {
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
         registry.register(&mut SourceFd(&boot.channel.as_fd().as_raw_fd()), CHANNEL, Interest::READABLE)?;
         registry.register(&mut SourceFd(&boot.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        let replier = Replier::new(boot.directory);
+        let replier = Replier::new(boot.directory, boot.board);
         Ok(Self { boot, poll, listener, clients: Slab::new(), posted: Vec::new(), replier })
     }
 
@@ -194,7 +198,7 @@ impl<'b> Server<'b> {
 
 impl Client {
     /// Does what can be done in one turn.
-    fn advance(&mut self, replier: &mut Replier) -> Fate {
+    fn advance(&mut self, replier: &mut Replier<'_>) -> Fate {
         let mut chunk = [0; 4096];
         let mut answers = 0;
         loop {
@@ -232,7 +236,7 @@ impl Client {
     }
 
     /// Answers the request at the front of the input, if it is complete.
-    fn answer(&mut self, replier: &mut Replier) -> bool {
+    fn answer(&mut self, replier: &mut Replier<'_>) -> bool {
         if self.input.is_empty() {
             return false;
         }

@@ -7,16 +7,19 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use flate2::Compression;
 
+use super::status::StatusPage;
 use crate::api::routes::percent_decode;
 use crate::http::date::DateCache;
 use crate::http::{respond, Head};
+use crate::ipc::scoreboard::Scoreboard;
 use crate::metrics::aggregate::{restrict, Merger};
 use crate::metrics::expose::{self, Format};
 use crate::os::process;
 
 /// The files, and what was said about them.
-pub(super) struct Replier {
+pub(super) struct Replier<'b> {
     directory: PathBuf,
+    page: StatusPage<'b>,
     merger: Merger,
     /// Files whose damage was reported.
     reported: HashSet<PathBuf>,
@@ -30,9 +33,10 @@ struct Choice {
     content_type: String,
 }
 
-impl Replier {
-    pub(super) fn new(directory: &Path) -> Self {
+impl<'b> Replier<'b> {
+    pub(super) fn new(directory: &Path, board: &'b Scoreboard) -> Self {
         Self {
+            page: StatusPage::new(board),
             directory: directory.to_owned(),
             merger: Merger::default(),
             reported: HashSet::new(),
@@ -57,7 +61,14 @@ impl Replier {
         if text(&head.path) == "/favicon.ico" {
             return self.write(out, 200, "", b"", head.keep_alive, true);
         }
-        let choice = choose(&joined(fields, "accept"));
+        let accept = joined(fields, "accept");
+        if text(&head.path) == "/status" || text(&head.path) == "/" && accept.contains("text/html") {
+            let merged = self.merger.merge(&self.directory);
+            let page = self.page.render(merged.as_ref().map_or(&[], |merged| &merged.families));
+            let extra = "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n";
+            return self.write(out, 200, extra, page.as_bytes(), head.keep_alive, method == "GET");
+        }
+        let choice = choose(&accept);
         let Some(body) = self.render(&choice, &wanted_names(text(&head.query))) else {
             let body = b"A server error occurred.  Please contact the administrator.";
             return self.write(out, 500, "Content-Type: text/plain\r\n", body, head.keep_alive, true);

@@ -1,4 +1,4 @@
-//! Timestamps as text: the proleptic Gregorian calendar without any time zone.
+//! Timestamps as text: the proleptic Gregorian calendar without any time zone. And spans of time for people.
 
 /// Seconds per day.
 const DAY: i64 = 86_400;
@@ -81,6 +81,16 @@ pub fn write_rfc3339(out: &mut Vec<u8>, seconds: i64, nanos: u32) {
 
 fn two(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
+}
+
+/// A span of time in its largest unit, e.g. `95s`, `3h`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::Worker;
 use crate::ipc::channel::{Incoming, ToMaster, ToWorker};
 use crate::ipc::scoreboard::SlotState;
 use crate::os::signals::Signal;
+use crate::os::title;
 
 /// How long idle connections are kept when there is neither a successor nor an operator's stop.
 const ORPHAN_LINGER: Duration = Duration::from_secs(2);
@@ -105,6 +106,12 @@ impl Worker<'_> {
         }
     }
 
+    /// Says what this worker does, on the scoreboard and in its title.
+    fn show(&self, state: SlotState) {
+        self.slot.set_state(state);
+        title::show("worker", state.name());
+    }
+
     /// Takes what waits in the listeners' queues.
     fn add_waiting(&mut self) {
         for (stream, peer) in self.acceptor.take_waiting() {
@@ -119,7 +126,7 @@ impl Worker<'_> {
         }
         self.add_waiting();
         self.acceptor.close(&self.poll);
-        self.slot.set_state(SlotState::Draining);
+        self.show(SlotState::Draining);
         let now = self.clock.now;
         let until = now + self.settings.graceful_timeout;
         self.life.phase = Phase::Draining { idle_until: (now + linger).min(until), until };
@@ -131,7 +138,7 @@ impl Worker<'_> {
             self.add_waiting();
         }
         self.acceptor.stop(&self.poll);
-        self.slot.set_state(SlotState::Draining);
+        self.show(SlotState::Draining);
         self.life.phase = Phase::HandingOver;
     }
 
@@ -139,7 +146,7 @@ impl Worker<'_> {
     pub(super) fn serve_on(&mut self) {
         self.acceptor.resume(&self.poll, self.clock.now);
         let _ = self.channel.tell_master(&ToMaster::ServingOn);
-        self.slot.set_state(SlotState::Retiring);
+        self.show(SlotState::Retiring);
         self.life.phase = Phase::Retiring;
     }
 
@@ -151,7 +158,7 @@ impl Worker<'_> {
                 if (at_limit || self.service.panicked)
                     && self.channel.tell_master(&ToMaster::Retiring).is_ok()
                 {
-                    self.slot.set_state(SlotState::Retiring);
+                    self.show(SlotState::Retiring);
                     self.life.phase = Phase::Retiring;
                     if !self.quiet && at_limit {
                         let limit = self.life.limit.unwrap_or(0);

@@ -33,9 +33,11 @@ use crate::ipc::channel::{Channel, ToMaster};
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
 use crate::jobs::Site;
 use crate::metrics::meters::Meters;
+use crate::metrics::statsd::Statsd;
 use crate::net::{Listener, Stream};
 use crate::os::process::wall_clock;
 use crate::os::signals::Pipe;
+use crate::os::title;
 use crate::registry::file::Stamp;
 use crate::registry::{RegistryFile, Snapshot};
 use crate::tls::server::Wire;
@@ -81,6 +83,8 @@ pub struct Boot<'m> {
     pub store_tls: Option<Arc<rustls::ClientConfig>>,
     /// How clients' connections are encrypted, if they are.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Where its figures go, if anywhere.
+    pub statsd: Option<Statsd>,
     /// What it counts, if anything is counted.
     pub meters: Option<Meters>,
     /// Leave out the lines of a normal life: too many workers come and go.
@@ -185,6 +189,7 @@ impl<'m> Worker<'m> {
         let service = Service::new(&mut boot, waker, &poll, STORES)?;
         let acceptor = Acceptor::new(boot.listeners, boot.settings, &poll)?;
         slot.set_state(SlotState::Serving);
+        title::show("worker", SlotState::Serving.name());
         boot.channel.tell_master(&ToMaster::Ready)?;
         if !boot.quiet {
             log::info!("Application startup complete.");

@@ -29,6 +29,7 @@ use crate::ipc::job::JobId;
 use crate::jobs;
 use crate::logging::access::{AccessLog, Entry};
 use crate::metrics::meters::Meters;
+use crate::metrics::statsd::Statsd;
 use crate::offline::spool::Spool;
 use crate::online::redis;
 use crate::online::sqlite::Sqlite;
@@ -51,6 +52,13 @@ pub(super) struct Incoming<'i> {
     pub(super) retry: Option<Retry>,
     /// The connection ends with this answer whatever the client wants.
     pub(super) closing: bool,
+}
+
+impl Incoming<'_> {
+    /// When its answer was first worked on.
+    fn began(&self, clock: &Clock) -> Instant {
+        self.retry.as_ref().map_or(clock.now, |retry| retry.since)
+    }
 }
 
 /// What a request that has waited is told.
@@ -107,6 +115,7 @@ pub(super) struct Service {
     scratch: online::Scratch,
     /// What this worker counts, if anything is counted.
     pub(super) meters: Option<Meters>,
+    statsd: Option<Statsd>,
     rules: ApiRules,
     trusted: TrustedPeers,
     /// Clients have come by TLS.
@@ -178,6 +187,7 @@ impl Service {
             store,
             scratch: online::Scratch::default(),
             meters: boot.meters.take(),
+            statsd: boot.statsd.take(),
             rules,
             trusted: settings.trusted.clone(),
             secure: boot.tls.is_some(),
@@ -225,6 +235,9 @@ impl Service {
             let close = incoming.closing || !incoming.head.keep_alive;
             self.write_head(close, clock);
             self.log_access(incoming, clock);
+            if let Some(statsd) = &mut self.statsd {
+                statsd.request(self.answer.status, incoming.began(clock).elapsed());
+            }
         } else {
             self.last_step = step;
             self.last_since = incoming.retry.as_ref().map(|retry| retry.since);
@@ -488,7 +501,7 @@ impl Service {
             version: if head.version == Version::Http10 { "1.0" } else { "1.1" },
             status: self.answer.status,
             length: self.reply().1.len(),
-            took: incoming.retry.as_ref().map_or(clock.now, |retry| retry.since).elapsed(),
+            took: incoming.began(clock).elapsed(),
             head: &bytes[head.start..head.end],
             response_head: &self.head,
         });
@@ -599,6 +612,9 @@ impl Service {
     pub(super) fn end_turn(&mut self, clock: &Clock, connections: usize) {
         self.store.end_tick();
         self.access.flush();
+        if let Some(statsd) = &mut self.statsd {
+            statsd.end_turn();
+        }
         let Some(meters) = &mut self.meters else { return };
         meters.end_turn(connections, self.parked.len());
         if meters.next_measurement() <= clock.now {
