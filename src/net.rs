@@ -189,8 +189,18 @@ impl Listener {
     /// Makes the socket file this listener's own: [`remove_file`](Self::remove_file) will delete it.
     #[must_use]
     pub fn owning_file(mut self) -> Self {
-        self.file = self.find_file();
+        self.own_file();
         self
+    }
+
+    /// The same for a listener that is in its place already.
+    pub fn own_file(&mut self) {
+        self.file = self.find_file();
+    }
+
+    /// True when the socket file is this listener's own.
+    pub fn owns_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Deletes the socket file, unless it belongs to somebody else by now.

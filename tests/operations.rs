@@ -111,12 +111,44 @@ fn statsd_gets_gunicorns_figures() {
     assert!(workers);
 }
 
+/// The port that serves metrics.
+fn metrics_port(server: &Server) -> u16 {
+    let log = server.log();
+    let (_, rest) = log.split_once("Prometheus metrics server listening at: http://127.0.0.1:").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_request_that_moves_is_counted_once() {
+    let args = ["-w", "1", "--max-requests", "0", "--metrics", "--metrics-port", "0"];
+    let server = serve(&[&args[..], &["--metrics-host", "127.0.0.1"]].concat());
+    let body = r#"{"features":["driver_stats:nickname"],"entities":{"driver_id":[1001]}}"#;
+    let headers = [("content-type", "application/json")];
+    let bytes = common::encode("POST", "/get-online-features", &headers, body.as_bytes());
+    let mut client = server.client();
+    let (first, rest) = bytes.split_at(bytes.len() - 10);
+    client.send(first);
+    for _ in 0..3 {
+        let before = server.workers();
+        server.signal(Signal::SIGHUP);
+        eventually("a new worker", || {
+            let now = server.workers();
+            let only = now.iter().filter(|pid| title(**pid).contains("worker")).count() == 1;
+            only && now.iter().all(|pid| !before.contains(pid) || title(*pid).contains("metrics"))
+        });
+    }
+    client.send(rest);
+    assert_eq!(client.receive("POST").unwrap().unwrap().status, 200);
+    eventually("one request", || {
+        let text = Client::connect(metrics_port(&server)).get("/metrics").text();
+        text.lines().any(|line| line == "feast_prefork_http_requests_total 1.0")
+    });
+}
+
 #[test]
 fn the_status_page_shows_the_workers() {
     let server = serve(&["-w", "2", "--metrics", "--metrics-port", "0", "--metrics-host", "127.0.0.1"]);
-    let log = server.log();
-    let (_, rest) = log.split_once("Prometheus metrics server listening at: http://127.0.0.1:").unwrap();
-    let port: u16 = rest.split(' ').next().unwrap().parse().unwrap();
+    let port = metrics_port(&server);
     let load = Load::start(server.port, 4, 0);
     let mut client = Client::connect(port);
     let page = client.get("/status");

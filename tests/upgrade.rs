@@ -150,6 +150,34 @@ fn the_way_back() {
 }
 
 #[test]
+fn a_unix_socket_goes_with_the_last_master() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.sock");
+    let bind = format!("unix:{}", file.display());
+    let mut setup = Setup::start(&["-w", "1", "--bind", "127.0.0.1:0", "--bind", &bind]);
+    let ask = || {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&file).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200")
+    };
+    for turn in 0..2 {
+        let (code, text) = ctl(&setup.path("control"), &["upgrade"]);
+        assert_eq!(code, Some(0), "{text}");
+        if turn == 0 {
+            setup.server.wait();
+        }
+        assert!(file.exists() && ask(), "turn {turn}");
+    }
+    let last = pid_in(&setup.path("pid")).unwrap();
+    kill(Pid::from_raw(last), Signal::SIGTERM).unwrap();
+    eventually("the last master ends", || !common::is_alive(last));
+    assert!(!file.exists());
+}
+
+#[test]
 fn a_binary_that_cannot_start_changes_nothing() {
     let mut setup = Setup::start(&["-w", "1"]);
     let old = setup.server.pid();

@@ -17,7 +17,7 @@ use crate::exit;
 use crate::ipc::control::{ask, Request, Status};
 use crate::master::StartError;
 use crate::metrics::aggregate::Merger;
-use crate::metrics::figures::{shown_quantile, Figures};
+use crate::metrics::figures::Figures;
 use crate::text::time::duration;
 
 /// Lines of a small terminal.
@@ -151,10 +151,10 @@ fn screen(before: &Look, now: &Look, height: usize) -> String {
                 memory / 1024,
                 figures.recycled
             ));
-            let pair = |buckets: &[(f64, f64)]| {
-                format!("p50 {:>8}  p99 {:>8}", shown_quantile(buckets, 0.5), shown_quantile(buckets, 0.99))
-            };
-            lines.push(format!("handler {}    store {}", pair(&recent.handler), pair(&recent.store)));
+            for (name, times) in [("handler", &recent.handler), ("store", &recent.store)] {
+                let (p50, p99) = (times.quantile(0.5), times.quantile(0.99));
+                lines.push(format!("{name:<8} mean {:>8}   p50 {p50:>8}   p99 {p99:>8}", times.mean()));
+            }
         }
         _ => {
             let rate: f64 = status.workers.iter().map(|worker| rate_of(worker.pid, worker.requests)).sum();

@@ -29,6 +29,8 @@ const ACK: &[u8] = b"k";
 pub struct Baggage {
     /// `100 Continue` was sent for the request whose bytes are `pending`.
     pub continued: bool,
+    /// The request whose bytes are `pending` has been counted.
+    pub counted: bool,
     /// Requests answered on it so far.
     pub requests: u32,
     /// A request has begun, so that its deadline stands.
@@ -66,7 +68,7 @@ pub fn batch<'b>(waiting: impl Iterator<Item = &'b Baggage>) -> usize {
 pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<()> {
     let mut packet = Vec::new();
     for (_, baggage) in connections {
-        let flags = [baggage.continued, baggage.begun, baggage.job.is_some()];
+        let flags = [baggage.continued, baggage.begun, baggage.job.is_some(), baggage.counted];
         packet.push(flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag)));
         packet.extend_from_slice(&baggage.job.unwrap_or(0).to_le_bytes());
         packet.extend_from_slice(&baggage.requests.to_le_bytes());
@@ -162,6 +164,7 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
         let baggage = Baggage {
             continued: flags & 1 != 0,
             begun: flags & 2 != 0,
+            counted: flags & 8 != 0,
             job: (flags & 4 != 0).then_some(JobId::from_le_bytes(*job)),
             requests: u32::from_le_bytes(*requests),
             time_left: Duration::from_millis(u32::from_le_bytes(*left).into()),
@@ -206,6 +209,7 @@ mod tests {
         let (c, d) = fdpass::packet_pair().unwrap();
         let first = Baggage {
             continued: true,
+            counted: true,
             requests: 7,
             begun: true,
             time_left: Duration::from_millis(1500),

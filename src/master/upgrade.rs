@@ -18,6 +18,8 @@ use crate::os::process;
 
 /// Says whose place a new master is going to take.
 pub(super) const PARENT: &str = "FEAST_PREFORK_UPGRADES";
+/// Name of a socket whose file goes with the last master.
+const OWN: &str = "own";
 /// What a name gets while another master has it.
 const SECOND: &str = ".2";
 
@@ -93,7 +95,9 @@ impl Master {
         let mut names = Vec::new();
         if shared {
             sockets.extend(self.listeners.iter().map(AsFd::as_fd));
-            names.extend(self.listeners.iter().map(|_| "http"));
+            names.extend(
+                self.listeners.iter().map(|listener| if listener.owns_file() { OWN } else { "http" }),
+            );
         }
         if let Some(metrics) = &self.metrics {
             sockets.push(metrics.listener());
@@ -152,6 +156,12 @@ impl Master {
         if let (Some(control), Some(path)) = (&mut self.control, &self.prepared.settings.control_socket) {
             if let Err(error) = control.rename(path) {
                 log::error!("the control socket stays at {}: {error}", second(path).display());
+            }
+        }
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        for (listener, name) in self.listeners.iter_mut().zip(names.split(':')) {
+            if name == OWN {
+                listener.own_file();
             }
         }
         self.say_main_again();

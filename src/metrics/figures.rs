@@ -11,10 +11,50 @@ pub struct Figures {
     pub errors: f64,
     /// Workers recycled.
     pub recycled: f64,
-    /// Upper bounds with the number of requests up to them: time in the handler.
-    pub handler: Vec<(f64, f64)>,
-    /// The same for the online store.
-    pub store: Vec<(f64, f64)>,
+    /// Time in the handler.
+    pub handler: Times,
+    /// Time of reads in the online store.
+    pub store: Times,
+}
+
+/// How long something has taken.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Times {
+    /// Seconds together.
+    sum: f64,
+    /// Upper bounds in seconds, with the number of times up to them.
+    buckets: Vec<(f64, f64)>,
+}
+
+impl Times {
+    fn of(families: &[Family], name: &str) -> Self {
+        let sums = samples(families, name).filter(|sample| sample.name.ends_with("_sum"));
+        Self { sum: sums.map(|sample| sample.value).sum(), buckets: buckets(samples(families, name)) }
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        let then = |bound: f64| {
+            earlier.buckets.iter().find(|(known, _)| *known == bound).map_or(0.0, |(_, count)| *count)
+        };
+        Self {
+            sum: self.sum - earlier.sum,
+            buckets: self.buckets.iter().map(|&(bound, count)| (bound, count - then(bound))).collect(),
+        }
+    }
+
+    /// The mean, for people.
+    pub fn mean(&self) -> String {
+        let count = self.buckets.last().map_or(0.0, |(_, count)| *count);
+        shown((count > 0.0).then(|| self.sum / count))
+    }
+
+    /// A quantile, for people. Inside the first bucket nothing is known but its bound.
+    pub fn quantile(&self, wanted: f64) -> String {
+        match (quantile(&self.buckets, wanted), self.buckets.first()) {
+            (Some(found), Some((bound, _))) if found <= *bound => format!("<{}", shown(Some(*bound))),
+            (found, _) => shown(found),
+        }
+    }
 }
 
 impl Figures {
@@ -35,29 +75,20 @@ impl Figures {
             requests: total("feast_prefork_http_requests", None),
             errors: total("feast_feature_server_request", Some(("status", "error"))),
             recycled: total("feast_prefork_worker_exits", Some(("reason", "recycled"))),
-            handler: buckets(samples(families, "feast_feature_server_request_latency_seconds")),
-            store: buckets(samples(families, "feast_feature_server_online_store_read_duration_seconds")),
+            handler: Times::of(families, "feast_feature_server_request_latency_seconds"),
+            store: Times::of(families, "feast_feature_server_online_store_read_duration_seconds"),
         }
     }
 
     /// What has come since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let minus = |now: &[(f64, f64)], before: &[(f64, f64)]| -> Vec<(f64, f64)> {
-            now.iter()
-                .map(|(bound, count)| {
-                    let then =
-                        before.iter().find(|(known, _)| known == bound).map_or(0.0, |(_, count)| *count);
-                    (*bound, count - then)
-                })
-                .collect()
-        };
         Self {
             requests: self.requests - earlier.requests,
             errors: self.errors - earlier.errors,
             recycled: self.recycled - earlier.recycled,
-            handler: minus(&self.handler, &earlier.handler),
-            store: minus(&self.store, &earlier.store),
+            handler: self.handler.since(&earlier.handler),
+            store: self.store.since(&earlier.store),
         }
     }
 }
@@ -83,7 +114,7 @@ fn buckets<'s>(samples: impl Iterator<Item = &'s super::aggregate::Sample>) -> V
 
 /// The quantile of cumulative buckets in seconds, as Prometheus estimates it: evenly spread inside a bucket. `None`
 /// without requests.
-pub fn quantile(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
+fn quantile(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
     let (_, all) = buckets.last()?;
     if *all <= 0.0 {
         return None;
@@ -104,18 +135,11 @@ pub fn quantile(buckets: &[(f64, f64)], quantile: f64) -> Option<f64> {
     Some(below)
 }
 
-/// A quantile for people. Inside the first bucket nothing is known but its bound.
-pub fn shown_quantile(buckets: &[(f64, f64)], wanted: f64) -> String {
-    match (quantile(buckets, wanted), buckets.first()) {
-        (Some(found), Some((bound, _))) if found <= *bound => format!("<{}", shown(Some(*bound))),
-        (found, _) => shown(found),
-    }
-}
-
 /// A time for people: three digits or fewer.
-pub fn shown(seconds: Option<f64>) -> String {
+fn shown(seconds: Option<f64>) -> String {
     match seconds {
         None => "-".to_owned(),
+        Some(s) if s < 0.001 => format!("{:.2} ms", s * 1e3),
         Some(s) if s < 0.01 => format!("{:.1} ms", s * 1e3),
         Some(s) if s < 1.0 => format!("{:.0} ms", s * 1e3),
         Some(s) => format!("{s:.1} s"),
@@ -133,8 +157,11 @@ mod tests {
         assert_eq!(quantile(&buckets, 0.7), Some(0.0075));
         assert!((quantile(&buckets, 0.99).unwrap() - 0.091).abs() < 1e-9);
         assert_eq!(quantile(&[(f64::INFINITY, 0.0)], 0.5), None);
-        assert_eq!(shown_quantile(&buckets, 0.5), "<5.0 ms");
-        assert_eq!(shown_quantile(&buckets, 0.99), "91 ms");
+        let times = Times { sum: 0.04, buckets: buckets.to_vec() };
+        assert_eq!(times.quantile(0.5), "<5.0 ms");
+        assert_eq!(times.quantile(0.99), "91 ms");
+        assert_eq!(times.mean(), "0.40 ms");
+        assert_eq!(times.since(&times).mean(), "-");
         assert_eq!(
             (shown(Some(0.0075)), shown(Some(0.25)), shown(None)),
             ("7.5 ms".into(), "250 ms".into(), "-".into())

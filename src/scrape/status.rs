@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::ipc::scoreboard::{Scoreboard, Slot, SlotState};
 use crate::metrics::aggregate::Family;
-use crate::metrics::figures::{shown_quantile, Figures};
+use crate::metrics::figures::{Figures, Times};
 use crate::os::process;
 use crate::text::time::duration;
 
@@ -22,9 +22,10 @@ const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#8884;--soft:#888}\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}\
 h1{font-size:1.3rem;margin:0}p{color:var(--soft);margin:.2rem 0 1.2rem}\
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.7rem;margin:0 0 1.5rem}\
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.7rem;margin:0 0 1.5rem}\
 dl div{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem}\
 dt{color:var(--soft);font-size:.85rem}dd{margin:0;font-size:1.35rem;font-variant-numeric:tabular-nums}\
+small{font-size:.85rem;color:var(--soft);white-space:nowrap}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th,td{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--line)}\
 th{color:var(--soft);font-weight:normal;font-size:.85rem}th:nth-child(2),td:nth-child(2){text-align:left}\
@@ -93,15 +94,14 @@ impl<'b> StatusPage<'b> {
             phase.name(),
             duration(uptime.as_secs()),
         );
-        let quantiles = |buckets: &[(f64, f64)]| {
-            let text = format!("{} / {}", shown_quantile(buckets, 0.5), shown_quantile(buckets, 0.99));
-            text.replace('<', "&lt;")
+        let spread = |times: &Times| {
+            format!("{} <small>p99 {}</small>", times.mean(), times.quantile(0.99).replace('<', "&lt;"))
         };
         for (name, value) in [
             ("requests/s", format!("{:.0}", recent.requests / seconds)),
             ("errors/s", format!("{:.0}", recent.errors / seconds)),
-            ("handler p50 / p99", quantiles(&recent.handler)),
-            ("store p50 / p99", quantiles(&recent.store)),
+            ("handler, mean", spread(&recent.handler)),
+            ("store, mean", spread(&recent.store)),
             ("connections", connections.to_string()),
             ("memory", format!("{} MiB", memory.iter().sum::<u64>() / 1024)),
             ("recycled", format!("{:.0}", now.figures.recycled)),

@@ -146,6 +146,7 @@ impl Conn {
         let wire = Wire::adopted(stream, &baggage.keys)?;
         Ok(Self {
             begun: baggage.begun,
+            counted: baggage.counted,
             unparsed: !baggage.pending.is_empty(),
             input: baggage.pending,
             continued: baggage.continued,
@@ -197,6 +198,7 @@ impl Conn {
             begun: self.begun,
             time_left: self.deadline.saturating_duration_since(now),
             continued: self.continued,
+            counted: self.counted,
             requests: self.requests,
             job: None,
             peer: self.peer,
