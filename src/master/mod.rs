@@ -342,6 +342,16 @@ impl Master {
         self.prepared.refresh();
     }
 
+    /// Whoever was let in under the old settings shows again who it is: tickets from before are worth nothing.
+    fn forget_sessions(&mut self) {
+        if self.tickets.is_some() {
+            match Rotation::new(self.now) {
+                Ok(fresh) => self.tickets = Some(fresh),
+                Err(error) => log::error!("cannot make a new key for TLS sessions: {error}"),
+            }
+        }
+    }
+
     /// Sessions of TLS clients are sealed with keys that do not stay.
     fn rotate_tickets(&mut self) {
         if let Some(Err(error)) = self.tickets.as_mut().map(|tickets| tickets.rotate_if_due(self.now)) {
@@ -405,6 +415,7 @@ impl Master {
             return;
         }
         crate::logging::logger::reopen();
+        self.forget_sessions();
         self.target = next.settings.workers;
         self.prepared = next;
         self.site = Site::new(&self.prepared.store, &self.prepared.registry, &self.prepared.settings);
