@@ -111,6 +111,13 @@ fn statsd_gets_gunicorns_figures() {
     assert!(workers);
 }
 
+#[test]
+fn a_statsd_server_that_cannot_be_found_costs_its_figures_only() {
+    let server = serve(&["--statsd-host", "statsd.invalid:8125"]);
+    assert!(server.log().contains("--statsd-host statsd.invalid:8125: "), "{}", server.log());
+    assert_eq!(server.client().get("/health").status, 200);
+}
+
 /// The port that serves metrics.
 fn metrics_port(server: &Server) -> u16 {
     let log = server.log();

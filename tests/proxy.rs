@@ -94,6 +94,21 @@ fn it_stands_in_front_of_a_handshake() {
 }
 
 #[test]
+fn a_unix_socket_needs_no_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.sock");
+    let bind = format!("unix:{}", file.display());
+    let server = serve(&["--proxy-protocol", "v2", "--bind", "127.0.0.1:0", "--bind", &bind]);
+    let mut stream = std::os::unix::net::UnixStream::connect(&file).unwrap();
+    stream.write_all(V2).unwrap();
+    stream.write_all(b"GET /health?unix HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    logs(&server, "10.0.0.5:40000 - \"GET /health?unix ");
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     for (args, text) in [
         (&["--proxy-protocol", "v3"][..], "--proxy-protocol 'v3': use off, v1, v2 or auto"),

@@ -212,7 +212,10 @@ fn clients_show_certificates_when_asked() {
         stranger.dangerous().set_certificate_verifier(Arc::new(Anybody));
         let stranger = Arc::new(stranger);
         assert!(Client::connect(required.port, &known).asks());
-        assert!(Client::connect(required.port, &known).asks(), "and again, resumed");
+        let mut again = Client::connect(required.port, &known);
+        assert!(again.asks());
+        let kind = again.stream.conn.handshake_kind().unwrap();
+        assert_eq!(kind, HandshakeKind::Full, "a certificate is shown each time");
         let told = Client::connect(required.port, &nobody).post(BODY).unwrap_err().to_string();
         assert!(told.contains("CertificateRequired") || told.contains("HandshakeFailure"), "{told}");
         assert!(Client::connect(optional.port, &nobody).asks());
@@ -312,6 +315,90 @@ fn clients_that_speak_something_else_hurt_nobody() {
     }
     assert!(client.asks());
     assert!(!server.log().contains("panicked"));
+}
+
+/// Requests that are answered although the client has said goodbye, connections that wait for nothing, and those
+/// that would wait for ever.
+#[test]
+fn ends_and_beginnings_are_where_they_belong() {
+    let certs = Certs::make();
+    let server = serve(&certs, &["-w", "1", "--max-requests", "10", "--max-requests-jitter", "0"]);
+    let config = Arc::new(client_config(&certs, None, Some("1.3")));
+    // A request and the goodbye arrive together.
+    let mut client = Client::connect(server.port, &config);
+    assert!(client.asks());
+    let headers = [("content-type", "application/json")];
+    let request = common::encode("POST", "/get-online-features", &headers, BODY.as_bytes());
+    client.stream.conn.writer().write_all(&request).unwrap();
+    client.stream.conn.send_close_notify();
+    let mut bytes = Vec::new();
+    while client.stream.conn.wants_write() {
+        client.stream.conn.write_tls(&mut bytes).unwrap();
+    }
+    client.stream.sock.write_all(&bytes).unwrap();
+    let mut answer = String::new();
+    client.stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(ANSWER), "{answer}");
+    // Connections that have not begun move on: workers are replaced at once, and the handshake is the next one's.
+    let silent = || TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    let (waiting, halfway) = (silent(), silent());
+    (&halfway).write_all(b"\x16\x03\x01\x02").unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut client = Client::connect(server.port, &config);
+    let begun = std::time::Instant::now();
+    while seen.len() < 4 {
+        assert!(client.asks());
+        seen.extend(server.workers());
+        assert!(begun.elapsed() < Duration::from_secs(15), "workers are replaced: {seen:?}");
+    }
+    waiting.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let session = ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap();
+    let mut late = Client { stream: StreamOwned::new(session, waiting.try_clone().unwrap()) };
+    assert!(late.asks());
+    waiting.shutdown(std::net::Shutdown::Both).unwrap();
+    // Bytes and the end at once: the end is noticed.
+    let mut gone = silent();
+    gone.write_all(b"\x16\x03\x01").unwrap();
+    gone.shutdown(std::net::Shutdown::Write).unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(rest(&mut gone).unwrap(), b"");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn records_without_content_are_not_taken_for_ever() {
+    let certs = Certs::make();
+    let server = serve(&certs, &["-w", "1"]);
+    // Keys are taken out of a client, so that records can be made that no library sends.
+    let mut config = client_config(&certs, None, Some("1.2"));
+    config.enable_secret_extraction = true;
+    let mut client = Client::connect(server.port, &Arc::new(config));
+    assert!(client.asks());
+    let (session, mut socket) = client.stream.into_parts();
+    let (mut number, secrets) = session.dangerous_extract_secrets().unwrap().tx;
+    let rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
+    let key = ring::aead::UnboundKey::new(&ring::aead::AES_256_GCM, key.as_ref()).unwrap();
+    let key = ring::aead::LessSafeKey::new(key);
+    let mut records = Vec::new();
+    for _ in 0..40 {
+        let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
+        for (byte, part) in nonce[4..].iter_mut().zip(u64::to_be_bytes(number)) {
+            *byte ^= part;
+        }
+        let bound = [&number.to_be_bytes()[..], b"\x17\x03\x03\x00\x00"].concat();
+        let sealing = ring::aead::Nonce::assume_unique_for_key(nonce);
+        let tag = key.seal_in_place_separate_tag(sealing, ring::aead::Aad::from(bound), &mut []).unwrap();
+        records.extend_from_slice(b"\x17\x03\x03\x00\x18");
+        records.extend_from_slice(&nonce[4..]);
+        records.extend_from_slice(tag.as_ref());
+        number += 1;
+    }
+    // As many as a library may send are taken, and then there is an end.
+    socket.write_all(&records[..29 * 30]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(socket.read(&mut [0; 1]).is_err(), "still open");
+    socket.write_all(&records[29 * 30..]).unwrap();
+    assert_eq!(rest(&mut socket).unwrap().len(), 5 + 8 + 2 + 16, "an alert, and the end");
 }
 
 #[test]

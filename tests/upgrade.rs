@@ -105,9 +105,38 @@ fn an_upgrade_under_load_fails_nobody() {
         .parse()
         .unwrap();
     assert!(total >= answered as f64, "{total} of {answered}");
+    let directory = status(&socket)["metrics_directory"].as_str().unwrap().to_owned();
+    assert!(Path::new(&directory).exists());
     kill(Pid::from_raw(new), Signal::SIGTERM).unwrap();
     eventually("the new master ends", || !common::is_alive(new));
     assert!(!pid.exists() && !socket.exists());
+    assert!(!Path::new(&directory).exists(), "the last master has removed the metrics");
+}
+
+#[test]
+fn workers_come_back_when_the_new_master_ends() {
+    let setup = Setup::start(&["-w", "2"]);
+    setup.server.signal(Signal::SIGUSR2);
+    let serving = |name: &str| -> usize {
+        let list = status(&setup.path(name))["workers"].as_array().cloned().unwrap_or_default();
+        list.iter().filter(|worker| worker["state"] == "serving").count()
+    };
+    eventually("the new master serves", || serving("control.2") == 2);
+    setup.server.signal(Signal::SIGWINCH);
+    eventually("the old workers have gone", || serving("control") == 0);
+    // A reload that is refused says so, to whoever has asked.
+    let yaml = setup.server.repo().path().join("feature_store.yaml");
+    fs::rename(&yaml, yaml.with_extension("away")).unwrap();
+    let (code, text) = ctl(&setup.path("control"), &["reload"]);
+    assert!(code == Some(1) && text.contains("Error: Can't find feature repo configuration file"), "{text}");
+    assert_eq!(serving("control"), 0);
+    fs::rename(yaml.with_extension("away"), &yaml).unwrap();
+    let new = pid_in(&setup.path("pid.2")).unwrap();
+    kill(Pid::from_raw(new), Signal::SIGTERM).unwrap();
+    eventually("the old workers are back", || serving("control") == 2);
+    assert!(setup.server.log().contains("ours come back"));
+    assert_eq!(setup.server.client().get("/health").status, 200);
+    assert_eq!(ctl(&setup.path("control"), &["reload"]), (Some(0), "reload\n".to_owned()));
 }
 
 #[test]

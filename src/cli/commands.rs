@@ -142,9 +142,18 @@ pub(super) fn serve(location: Location, flags: ServeArgs, level: LevelFilter) ->
     }
     let (_, settings, _) = configure(&location, &flags)?;
     start_logging(&settings.error_log, level)?;
-    let prepared = prepare(&location, &flags, MissingRegistry::Create)?;
-    let loader = Box::new(move || prepare(&location, &flags, MissingRegistry::Refuse));
-    run_master(prepared, loader)
+    // With a log file the terminal may be nobody's: what stops a start, or an upgrade, is said in both.
+    let in_file = matches!(settings.error_log, Target::File(_));
+    prepare(&location, &flags, MissingRegistry::Create)
+        .and_then(|prepared| {
+            let loader = Box::new(move || prepare(&location, &flags, MissingRegistry::Refuse));
+            run_master(prepared, loader)
+        })
+        .inspect_err(|error| {
+            if in_file {
+                log::error!("cannot start: {error}");
+            }
+        })
 }
 
 /// Runs the server until it stops.

@@ -22,7 +22,23 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
         CtlCommand::Stop => Request::Stop,
     };
     let line = ask(&args.socket, request).map_err(|error| unreachable_server(&args.socket, &error))?;
-    if args.json || request != Request::Status {
+    if request != Request::Status {
+        let answer: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if args.json {
+            say(line.trim_end());
+        }
+        return match answer["error"].as_str() {
+            Some(error) if args.json => Ok(StartError::new(exit::CONFIG, error).code),
+            Some(error) => Err(StartError::new(exit::CONFIG, error)),
+            None => {
+                if !args.json {
+                    say(answer["accepted"].as_str().map_or(line.trim_end(), |word| word));
+                }
+                Ok(exit::OK)
+            }
+        };
+    }
+    if args.json {
         say(line.trim_end());
         return Ok(exit::OK);
     }

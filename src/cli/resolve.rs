@@ -243,24 +243,24 @@ fn tls(args: &ServeArgs) -> Result<Option<TlsFiles>, StartError> {
             return usage(&format!("--cert-reqs '{other}': use 0 (none), 1 (optional) or 2 (required)"))
         }
     };
-    match (args.cert.clone(), args.key.clone()) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) if clients != ClientCerts::None && args.ca_certs.is_none() => {
-            usage("--cert-reqs: name the authorities of the clients with --ca-certs")
-        }
-        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key, ca_certs: args.ca_certs.clone(), clients })),
-        _ => {
-            usage("Invalid value: Please pass --cert and --key args to start the feature server in TLS mode.")
-        }
-    }
+    let pair = args.cert.clone().zip(args.key.clone());
+    Ok(pair.map(|(cert, key)| TlsFiles { cert, key, ca_certs: args.ca_certs.clone(), clients }))
 }
 
 /// What can only be judged when all layers are there: a setting that would silently do nothing.
 pub(super) fn check_together(args: &ServeArgs, settings: &Settings) -> Result<(), StartError> {
     let usage = |text: &str| Err(StartError::new(exit::USAGE, text));
+    if args.cert.is_some() != args.key.is_some() {
+        return usage(
+            "Invalid value: Please pass --cert and --key args to start the feature server in TLS mode.",
+        );
+    }
     let asks = settings.tls.as_ref().is_some_and(|tls| tls.clients != ClientCerts::None);
     if settings.tls.is_none() && (args.ca_certs.is_some() || args.cert_reqs.is_some()) {
         return usage("--ca-certs and --cert-reqs need TLS: pass --cert and --key");
+    }
+    if asks && args.ca_certs.is_none() {
+        return usage("--cert-reqs: name the authorities of the clients with --ca-certs");
     }
     if args.ca_certs.is_some() && !asks {
         return usage(
@@ -321,11 +321,11 @@ fn metrics(args: &ServeArgs) -> Result<MetricsSettings, StartError> {
 
 fn statsd(args: &ServeArgs) -> Result<Option<StatsdSettings>, StartError> {
     let Some(host) = &args.statsd_host else { return Ok(None) };
-    let wrong = |problem: &str| StartError::new(exit::USAGE, format!("--statsd-host {host}: {problem}"));
-    let Ok(Bind::Tcp { host: name, port }) = Bind::parse(host) else { return Err(wrong("use HOST:PORT")) };
-    let address = Bind::resolve(&name, port).map_err(|error| wrong(&error))?;
+    let Ok(Bind::Tcp { host: name, port }) = Bind::parse(host) else {
+        return Err(StartError::new(exit::USAGE, format!("--statsd-host {host}: use HOST:PORT")));
+    };
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    Ok(Some(StatsdSettings::new(address, &text(&args.statsd_prefix), &text(&args.dogstatsd_tags))))
+    Ok(Some(StatsdSettings::new(&name, port, &text(&args.statsd_prefix), &text(&args.dogstatsd_tags))))
 }
 
 fn binds(args: &ServeArgs) -> Result<Vec<Bind>, StartError> {
@@ -384,6 +384,18 @@ pub(super) fn print(args: &ServeArgs, settings: &Settings) -> String {
     set("store_in_flight", Value::from(settings.store_in_flight));
     set("sqlite_journal", Value::from(if settings.sqlite_journal == Journal::Wal { "wal" } else { "keep" }));
     set("metrics_port", Value::from(settings.metrics.port));
+    for (key, given, default) in [
+        ("cert_reqs", &args.cert_reqs, "0"),
+        ("proxy_protocol", &args.proxy_protocol, "off"),
+        ("metrics_live_label", &args.metrics_live_label, "pid"),
+    ] {
+        if given.is_none() {
+            set(key, Value::from(default));
+        }
+    }
+    if settings.proxy_protocol.is_some() && args.proxy_allow_ips.is_none() {
+        set("proxy_allow_ips", Value::from("127.0.0.1,::1"));
+    }
     if args.forwarded_allow_ips.is_none() {
         set("forwarded_allow_ips", Value::from("127.0.0.1,::1"));
     }

@@ -20,8 +20,11 @@ use crate::metrics::aggregate::Merger;
 use crate::metrics::figures::Figures;
 use crate::text::time::duration;
 
-/// Lines of a small terminal.
-const HEIGHT: usize = 24;
+/// Columns and lines of the terminal, or of a small one.
+fn size() -> (usize, usize) {
+    terminal_size::terminal_size()
+        .map_or((80, 24), |(width, height)| (usize::from(width.0), usize::from(height.0).max(8)))
+}
 
 /// One look at the server.
 struct Look {
@@ -62,7 +65,11 @@ pub(super) fn top(args: &TopArgs) -> Result<i32, StartError> {
         }
         match Look::take(&args.socket, &mut merger) {
             Ok(now) => {
-                let text = screen(&before, &now, HEIGHT).replace('\n', "\x1b[K\r\n");
+                let (width, height) = size();
+                let text = screen(&before, &now, height);
+                let lines: Vec<&str> =
+                    text.lines().map(|line| &line[..line.floor_char_boundary(width)]).collect();
+                let text = lines.join("\x1b[K\r\n");
                 print(&format!("\x1b[H{text}\x1b[K\x1b[J"));
                 before = now;
             }

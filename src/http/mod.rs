@@ -54,6 +54,9 @@ pub enum HttpError {
     /// 408
     #[error("request not completed in time")]
     Timeout,
+    /// 400
+    #[error("a malformed PROXY line")]
+    BadProxyLine,
     /// 403
     #[error("a PROXY line from a peer that is not trusted")]
     Untrusted,
@@ -69,6 +72,7 @@ impl HttpError {
             Self::BodyTooLarge => (413, "Request body too large."),
             Self::UnknownCoding => (501, "Unknown transfer coding."),
             Self::Timeout => (408, "Request not completed in time."),
+            Self::BadProxyLine => (400, "Invalid PROXY line."),
             Self::Untrusted => (403, "PROXY line from an address that may not send one."),
         }
     }

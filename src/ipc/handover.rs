@@ -31,6 +31,10 @@ pub struct Baggage {
     pub continued: bool,
     /// The request whose bytes are `pending` has been counted.
     pub counted: bool,
+    /// A balancer's word about the client may come first.
+    pub greeting: bool,
+    /// A TLS handshake is to come.
+    pub handshake: bool,
     /// Requests answered on it so far.
     pub requests: u32,
     /// A request has begun, so that its deadline stands.
@@ -68,7 +72,8 @@ pub fn batch<'b>(waiting: impl Iterator<Item = &'b Baggage>) -> usize {
 pub fn send(socket: &OwnedFd, connections: &[(RawFd, &Baggage)]) -> io::Result<()> {
     let mut packet = Vec::new();
     for (_, baggage) in connections {
-        let flags = [baggage.continued, baggage.begun, baggage.job.is_some(), baggage.counted];
+        let Baggage { continued, begun, counted, greeting, handshake, .. } = **baggage;
+        let flags = [continued, begun, baggage.job.is_some(), counted, greeting, handshake];
         packet.push(flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag)));
         packet.extend_from_slice(&baggage.job.unwrap_or(0).to_le_bytes());
         packet.extend_from_slice(&baggage.requests.to_le_bytes());
@@ -165,6 +170,8 @@ fn unpack(mut packet: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<(OwnedFd, Baggage)
             continued: flags & 1 != 0,
             begun: flags & 2 != 0,
             counted: flags & 8 != 0,
+            greeting: flags & 16 != 0,
+            handshake: flags & 32 != 0,
             job: (flags & 4 != 0).then_some(JobId::from_le_bytes(*job)),
             requests: u32::from_le_bytes(*requests),
             time_left: Duration::from_millis(u32::from_le_bytes(*left).into()),
@@ -210,6 +217,8 @@ mod tests {
         let first = Baggage {
             continued: true,
             counted: true,
+            greeting: true,
+            handshake: true,
             requests: 7,
             begun: true,
             time_left: Duration::from_millis(1500),

@@ -22,6 +22,16 @@ impl Master {
                     control::answer(stream, &self.describe());
                     continue;
                 }
+                // What is wrong with the new settings is known at once.
+                Request::Reload if self.phase == Phase::Running => {
+                    match self.reload() {
+                        Ok(()) => control::answer(stream, &serde_json::json!({ "accepted": request.word() })),
+                        Err(error) => {
+                            control::answer(stream, &serde_json::json!({ "error": error.to_string() }));
+                        }
+                    }
+                    continue;
+                }
                 Request::Reload => Signal::SIGHUP,
                 Request::Ttin => Signal::SIGTTIN,
                 Request::Ttou => Signal::SIGTTOU,

@@ -28,10 +28,11 @@ use crate::ipc::channel::{Incoming, ToMaster, MAX_MESSAGE};
 use crate::ipc::control::Control;
 use crate::ipc::scoreboard::{Scoreboard, TreePhase};
 use crate::jobs::Site;
-use crate::metrics::statsd::Statsd;
+use crate::metrics::statsd::{Statsd, StatsdSettings};
 use crate::net::{Listener, ListenerName};
 use crate::os::signals::{Pipe, Signal};
 use crate::os::title;
+use crate::tls::server::ClientCerts;
 use crate::tls::tickets::Rotation;
 use crate::worker;
 
@@ -111,6 +112,26 @@ pub struct Master {
     now: Instant,
 }
 
+/// Keys for sessions of TLS clients. Clients that show certificates show them each time.
+fn tickets(prepared: &Prepared, now: Instant) -> Result<Option<Rotation>, StartError> {
+    let wanted = prepared.settings.tls.as_ref().is_some_and(|files| files.clients == ClientCerts::None);
+    wanted
+        .then(|| Rotation::new(now))
+        .transpose()
+        .map_err(|error| StartError::new(exit::CONFIG, format!("TLS: no keys for sessions: {error}")))
+}
+
+/// The way to the statsd server. One that cannot be found costs its figures, not the service.
+fn open_statsd(prepared: &Prepared) -> Option<Statsd> {
+    let settings = prepared.settings.statsd.as_ref()?;
+    Statsd::open(settings)
+        .map_err(|error| {
+            let StatsdSettings { host, port, .. } = settings;
+            log::warn!("--statsd-host {host}:{port}: {error}; no figures go there until the next reload");
+        })
+        .ok()
+}
+
 fn open_control(path: &std::path::Path) -> Result<Control, StartError> {
     Control::open(path).map_err(|error| {
         StartError::new(
@@ -128,7 +149,6 @@ impl Master {
         let kin = Kin::find(|name| std::env::var(name).ok());
         let named = |path: &Option<std::path::PathBuf>| path.as_deref().map(|path| kin.name(path));
         let pid_file = named(&prepared.settings.pid_file).map(|path| PidFile::create(&path)).transpose()?;
-        let control = named(&prepared.settings.control_socket).map(|path| open_control(&path)).transpose()?;
         let board = Scoreboard::new().map_err(failed)?;
         let signals = Pipe::install(signals::HANDLED).map_err(failed)?;
         let listeners = bind_all(&prepared.settings)?;
@@ -136,10 +156,13 @@ impl Master {
         let metrics =
             metrics.enabled.then(|| Metrics::open(metrics, &prepared.settings.identity)).transpose()?;
         let now = Instant::now();
+        let tickets = tickets(&prepared, now)?;
+        // Last, because its file would be left behind by a start that fails.
+        let control = named(&prepared.settings.control_socket).map(|path| open_control(&path)).transpose()?;
         Ok(Self {
             shown: None,
-            statsd: prepared.settings.statsd.as_ref().map(Statsd::open).transpose().map_err(failed)?,
-            tickets: prepared.tls.is_some().then(|| Rotation::new(now)).transpose().map_err(failed)?,
+            statsd: open_statsd(&prepared),
+            tickets,
             target: prepared.settings.workers,
             next_registry_check: prepared.next_check(now),
             site: Site::new(&prepared.store, &prepared.registry, &prepared.settings),
@@ -342,16 +365,6 @@ impl Master {
         self.prepared.refresh();
     }
 
-    /// Whoever was let in under the old settings shows again who it is: tickets from before are worth nothing.
-    fn forget_sessions(&mut self) {
-        if self.tickets.is_some() {
-            match Rotation::new(self.now) {
-                Ok(fresh) => self.tickets = Some(fresh),
-                Err(error) => log::error!("cannot make a new key for TLS sessions: {error}"),
-            }
-        }
-    }
-
     /// Sessions of TLS clients are sealed with keys that do not stay.
     fn rotate_tickets(&mut self) {
         if let Some(Err(error)) = self.tickets.as_mut().map(|tickets| tickets.rotate_if_due(self.now)) {
@@ -362,7 +375,9 @@ impl Master {
     /// What a worker shows to TLS clients.
     fn client_tls(&self) -> Option<Arc<rustls::ServerConfig>> {
         let mut config = self.prepared.tls.clone()?;
-        config.ticketer = self.tickets.as_ref()?.tickets();
+        if let Some(tickets) = &self.tickets {
+            config.ticketer = tickets.tickets();
+        }
         Some(Arc::new(config))
     }
 
@@ -374,7 +389,10 @@ impl Master {
             title::show("master", phase.name());
         }
         if let Some(statsd) = &mut self.statsd {
-            statsd.workers(self.workers.len());
+            // A new master speaks for both.
+            if !matches!(self.kin, Kin::Child(_)) {
+                statsd.workers(self.workers.len(), self.now);
+            }
             statsd.end_turn();
         }
         if let Some(metrics) = &self.metrics {
@@ -400,22 +418,23 @@ impl Master {
     }
 
     /// Reloads: the new settings are checked first, and a mistake changes nothing.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<(), StartError> {
         log::info!("Hang up: Master");
         self.say_reloading();
-        let next = match (self.loader)() {
-            Ok(next) => next,
-            Err(error) => {
-                log::error!("reload refused, the old settings stay in force: {error}");
-                return;
-            }
-        };
-        if let Err(error) = self.rebind(&next) {
-            log::error!("reload refused, the old settings stay in force: {error}");
-            return;
-        }
+        self.try_reload()
+            .inspect_err(|error| log::error!("reload refused, the old settings stay in force: {error}"))
+    }
+
+    fn try_reload(&mut self) -> Result<(), StartError> {
+        let next = (self.loader)()?;
+        let tickets = tickets(&next, self.now)?;
+        self.rebind(&next)?;
         crate::logging::logger::reopen();
-        self.forget_sessions();
+        // Whoever was let in under the old settings shows again who it is: tickets from before are worth nothing.
+        self.tickets = tickets;
+        if self.prepared.settings.statsd != next.settings.statsd {
+            self.statsd = open_statsd(&next);
+        }
         self.target = next.settings.workers;
         self.prepared = next;
         self.site = Site::new(&self.prepared.store, &self.prepared.registry, &self.prepared.settings);
@@ -428,6 +447,7 @@ impl Master {
                 worker.leaves_because = "reloaded";
             }
         }
+        Ok(())
     }
 
     /// Opens the listeners that are new, keeps those that stay, closes the others. An error changes nothing.
@@ -443,9 +463,6 @@ impl Master {
         }
         if old.tls.is_some() != new.tls.is_some() {
             return Err(fixed("whether clients' connections are encrypted"));
-        }
-        if old.statsd != new.statsd {
-            return Err(fixed("where figures for statsd go"));
         }
         if old.metrics != new.metrics {
             return Err(fixed("whether and where metrics are served"));

@@ -145,8 +145,15 @@ fn client_tls(files: &TlsFiles) -> Result<rustls::ServerConfig, StartError> {
         ("ca_certs", files.ca_certs.as_ref()),
     ];
     for (what, path) in named {
-        if let Some(path) = path.filter(|path| !path.exists()) {
-            return Err(wrong(format!("{what} \"{}\" does not exist", path.display())));
+        let Some(path) = path else { continue };
+        match std::fs::File::open(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(wrong(format!("{what} \"{}\" does not exist", path.display())));
+            }
+            Err(error) => {
+                return Err(wrong(format!("{what} \"{}\" cannot be read: {error}", path.display())))
+            }
         }
     }
     crate::tls::server::config(&files.cert, &files.key, files.clients, files.ca_certs.as_deref())

@@ -46,7 +46,7 @@ impl Master {
                 log::info!("Quick shutdown requested");
                 self.stop(Signal::SIGQUIT, QUICK, exit::OK);
             }
-            (Signal::SIGHUP, Phase::Running) => self.reload(),
+            (Signal::SIGHUP, Phase::Running) => drop(self.reload()),
             (Signal::SIGTTIN, Phase::Running) => {
                 self.target = (self.target + 1).min(crate::ipc::scoreboard::MAX_WORKERS);
             }

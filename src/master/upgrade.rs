@@ -18,6 +18,8 @@ use crate::os::process;
 
 /// Says whose place a new master is going to take.
 pub(super) const PARENT: &str = "FEAST_PREFORK_UPGRADES";
+/// Says that the directory of the metrics goes with the last master.
+const OWN_METRICS: &str = "FEAST_PREFORK_OWNS_METRICS";
 /// Name of a socket whose file goes with the last master.
 const OWN: &str = "own";
 /// What a name gets while another master has it.
@@ -103,7 +105,7 @@ impl Master {
             sockets.push(metrics.listener());
             names.push("metrics");
         }
-        let ours = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", PARENT];
+        let ours = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", PARENT, OWN_METRICS];
         let mut env: Vec<(OsString, OsString)> =
             std::env::vars_os().filter(|(name, _)| !ours.iter().any(|known| name == known)).collect();
         let mut set = |name: &str, value: String| env.push((name.into(), value.into()));
@@ -117,6 +119,9 @@ impl Master {
             let directory = metrics.directory.path().as_os_str().to_owned();
             env.retain(|(name, _)| name != "PROMETHEUS_MULTIPROC_DIR");
             env.push(("PROMETHEUS_MULTIPROC_DIR".into(), directory));
+            if metrics.directory.is_own() {
+                env.push((OWN_METRICS.into(), "1".into()));
+            }
         }
         let Program { path, args } = &self.program;
         let error = match path {
@@ -136,6 +141,10 @@ impl Master {
         if was {
             self.kin = Kin::Alone;
             log::error!("the new master ({pid}) has ended; this one goes on");
+            if self.target == 0 && self.phase == Phase::Running {
+                log::info!("its workers had taken the place of ours: ours come back");
+                self.target = self.prepared.settings.workers;
+            }
         }
         was
     }
@@ -163,6 +172,9 @@ impl Master {
             if name == OWN {
                 listener.own_file();
             }
+        }
+        if let Some(metrics) = self.metrics.as_mut().filter(|_| std::env::var_os(OWN_METRICS).is_some()) {
+            metrics.directory.adopt();
         }
         self.say_main_again();
     }

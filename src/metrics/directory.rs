@@ -60,6 +60,16 @@ impl Directory {
         self.made
     }
 
+    /// True when it goes with this process.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Takes over from the process that has made it.
+    pub fn adopt(&mut self) {
+        self.own = true;
+    }
+
     /// Takes the lowest slot at or above `from` that no living process owns; `prefix` tells the roles apart.
     pub fn claim(&self, prefix: char, mut from: usize) -> io::Result<(usize, FileLock)> {
         loop {

@@ -5,19 +5,24 @@
 
 use std::fmt::Write;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
 
 use crate::logging::logger;
 
 /// Bytes of a datagram that fits into an Ethernet frame behind any header.
 const DATAGRAM: usize = 1400;
 
+/// How often the number of workers is said again.
+const REPEAT: Duration = Duration::from_secs(10);
+
 /// Where figures go and what they are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatsdSettings {
-    /// The server.
-    pub address: SocketAddr,
+    /// The server: a name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
     /// In front of every name, with its dot.
     pub prefix: String,
     /// Behind every line, such as `|#env:prod`, or nothing.
@@ -26,10 +31,10 @@ pub struct StatsdSettings {
 
 impl StatsdSettings {
     /// Reads gunicorn's `statsd_prefix` and `dogstatsd_tags`.
-    pub fn new(address: SocketAddr, prefix: &str, tags: &str) -> Self {
+    pub fn new(host: &str, port: u16, prefix: &str, tags: &str) -> Self {
         let dot = if prefix.is_empty() || prefix.ends_with('.') { "" } else { "." };
         let hash = if tags.is_empty() { "" } else { "|#" };
-        Self { address, prefix: format!("{prefix}{dot}"), tags: format!("{hash}{tags}") }
+        Self { host: host.to_owned(), port, prefix: format!("{prefix}{dot}"), tags: format!("{hash}{tags}") }
     }
 }
 
@@ -43,19 +48,22 @@ pub struct Statsd {
     requests: u64,
     /// Answers by status since the last turn.
     statuses: Vec<(u16, u64)>,
-    workers: Option<usize>,
+    /// What was said about workers, and when.
+    workers: Option<(usize, Instant)>,
     logged: logger::Counts,
 }
 
 impl Statsd {
     /// Opens a socket; nobody has to listen.
     pub fn open(settings: &StatsdSettings) -> io::Result<Self> {
-        let own: SocketAddr = match settings.address {
+        let address = (settings.host.as_str(), settings.port).to_socket_addrs()?.next();
+        let address = address.ok_or_else(|| io::Error::other("the name has no address"))?;
+        let own: SocketAddr = match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = UdpSocket::bind(own)?;
-        socket.connect(settings.address)?;
+        socket.connect(address)?;
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
@@ -78,10 +86,11 @@ impl Statsd {
         self.add("request.duration", format_args!("{:.3}|ms", took.as_secs_f64() * 1e3));
     }
 
-    /// Says how many workers there are, when that has changed.
-    pub fn workers(&mut self, count: usize) {
-        if self.workers != Some(count) {
-            self.workers = Some(count);
+    /// Says how many workers there are, when that has changed, and now and then: somebody else may have said otherwise.
+    pub fn workers(&mut self, count: usize, now: Instant) {
+        let said = |(known, at): (usize, Instant)| known == count && now.duration_since(at) < REPEAT;
+        if !self.workers.is_some_and(said) {
+            self.workers = Some((count, now));
             self.add("workers", format_args!("{count}|g"));
         }
     }
@@ -135,7 +144,8 @@ mod tests {
     fn lines_are_gunicorns_and_fit_into_datagrams() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let settings = StatsdSettings::new(server.local_addr().unwrap(), "feast", "env:t");
+        let port = server.local_addr().unwrap().port();
+        let settings = StatsdSettings::new("127.0.0.1", port, "feast", "env:t");
         let mut statsd = Statsd::open(&settings).unwrap();
         let mut buffer = [0; 2000];
         let mut receive = || {
@@ -143,8 +153,9 @@ mod tests {
             assert!(length <= DATAGRAM);
             String::from_utf8(buffer[..length].to_vec()).unwrap()
         };
-        statsd.workers(2);
-        statsd.workers(2);
+        let now = Instant::now();
+        statsd.workers(2, now);
+        statsd.workers(2, now + REPEAT / 2);
         statsd.request(200, Duration::from_micros(1275));
         statsd.request(404, Duration::from_millis(2));
         statsd.end_turn();
@@ -176,7 +187,7 @@ mod tests {
     #[test]
     fn nobody_has_to_listen() {
         let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut statsd = Statsd::open(&StatsdSettings::new(gone, "", "")).unwrap();
+        let mut statsd = Statsd::open(&StatsdSettings::new("127.0.0.1", gone.port(), "", "")).unwrap();
         for _ in 0..10 {
             statsd.request(200, Duration::ZERO);
             statsd.end_turn();

@@ -20,6 +20,8 @@ pub fn prepare() {
         // The environment moves out of the way: the C library copies what is set.
         for (name, value) in std::env::vars_os() {
             if !name.is_empty() && !name.as_encoded_bytes().contains(&b'=') {
+                // A name that is there twice would stay where it was the second time.
+                std::env::remove_var(&name);
                 std::env::set_var(name, value);
             }
         }

@@ -99,7 +99,7 @@ impl<'b> StatusPage<'b> {
         };
         for (name, value) in [
             ("requests/s", format!("{:.0}", recent.requests / seconds)),
-            ("errors/s", format!("{:.0}", recent.errors / seconds)),
+            ("errors/s", format!("{:.0}", (recent.errors / seconds).abs())),
             ("handler, mean", spread(&recent.handler)),
             ("store, mean", spread(&recent.store)),
             ("connections", connections.to_string()),

@@ -32,6 +32,7 @@ fn named(path: &Path, error: &dyn fmt::Display) -> String {
 fn pem_problem(path: &Path, wanted: &str, error: &pem::Error) -> String {
     match error {
         pem::Error::NoItemsFound => named(path, &format!("holds no {wanted} in PEM format")),
+        pem::Error::MissingSectionEnd { .. } => named(path, &"is cut off: an END line is missing"),
         other => named(path, other),
     }
 }

@@ -24,6 +24,8 @@ use crate::net::Stream;
 
 /// Most bytes of a handshake that are kept while more are awaited.
 const MOST_HANDSHAKE: usize = 32 << 10;
+/// Most records without content in a row (as in rustls).
+const MOST_EMPTY: u32 = 32;
 /// A warning: the other side closes.
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
@@ -63,8 +65,19 @@ pub fn config(
             rustls::Error::InconsistentKeys(_) => {
                 named(key, &format!("is not the key of the certificate in {}", cert.display()))
             }
+            rustls::Error::InvalidCertificate(problem) => {
+                named(cert, &format!("its first certificate cannot be read: {problem:?}"))
+            }
+            rustls::Error::General(text) if text.contains("private key") => named(
+                key,
+                &"a kind of key that is not supported; use RSA, ECDSA (P-256, P-384, P-521) or Ed25519",
+            ),
             other => named(cert, &other),
         })?;
+    if clients != ClientCerts::None {
+        // Whoever resumes a session shows no certificate, for as long as it comes back in time: nobody does.
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Sessions are in tickets: what one worker remembers is no use to the next.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -103,6 +116,10 @@ struct Secure {
     phase: Phase,
     /// Received, and not yet a whole record.
     partial: Vec<u8>,
+    /// Records without content since the last one with some.
+    empty: u32,
+    /// The client sends no more; it may still listen.
+    ended: bool,
 }
 
 enum Phase {
@@ -110,6 +127,8 @@ enum Phase {
         session: UnbufferedServerConnection,
         /// Bytes of `partial` that rustls has seen and wants to see again.
         offered: usize,
+        /// Something has arrived.
+        begun: bool,
     },
     Traffic(Traffic),
     Closed,
@@ -136,8 +155,8 @@ impl Wire {
     /// A connection that begins with a handshake.
     pub fn secure(stream: Stream, config: &Arc<ServerConfig>) -> io::Result<Self> {
         let session = UnbufferedServerConnection::new(config.clone()).map_err(io::Error::other)?;
-        let phase = Phase::Handshake { session, offered: 0 };
-        let secure = Secure { phase, partial: Vec::new() };
+        let phase = Phase::Handshake { session, offered: 0, begun: false };
+        let secure = Secure { phase, partial: Vec::new(), empty: 0, ended: false };
         Ok(Self { guard: Guard::Secure(Box::new(secure)), ..Self::plain(stream) })
     }
 
@@ -147,7 +166,8 @@ impl Wire {
             return Ok(Self::plain(stream));
         }
         let traffic = Traffic::unpack(keys).ok_or_else(|| io::Error::other("keys of another version"))?;
-        let secure = Secure { phase: Phase::Traffic(traffic), partial: Vec::new() };
+        let phase = Phase::Traffic(traffic);
+        let secure = Secure { phase, partial: Vec::new(), empty: 0, ended: false };
         Ok(Self { guard: Guard::Secure(Box::new(secure)), ..Self::plain(stream) })
     }
 
@@ -160,9 +180,23 @@ impl Wire {
     pub fn is_portable(&self) -> bool {
         let whole = match &self.guard {
             Guard::Plain => true,
-            Guard::Secure(secure) => secure.partial.is_empty() && matches!(secure.phase, Phase::Traffic(_)),
+            Guard::Secure(secure) => {
+                let whole = secure.partial.is_empty() && !secure.ended;
+                whole && (matches!(secure.phase, Phase::Traffic(_)) || self.is_untouched())
+            }
         };
         whole && !self.has_unsent()
+    }
+
+    /// True for a connection on which a handshake is to come, and nothing of it has.
+    pub fn is_untouched(&self) -> bool {
+        let Guard::Secure(secure) = &self.guard else { return false };
+        matches!(secure.phase, Phase::Handshake { begun: false, .. })
+    }
+
+    /// True when a part of a record has arrived.
+    pub fn has_partial(&self) -> bool {
+        matches!(&self.guard, Guard::Secure(secure) if !secure.partial.is_empty())
     }
 
     /// What another worker needs besides the socket; nothing for one that is not encrypted.
@@ -186,38 +220,34 @@ impl Wire {
         matches!(&self.guard, Guard::Secure(secure) if matches!(&secure.phase, Phase::Traffic(t) if t.is_worn()))
     }
 
-    /// Reads into `buffer`, which is larger than the largest record. An error of kind `InvalidData` is the client's
-    /// fault; it has been told.
+    /// Reads once into `buffer`, which is larger than the largest record. An error of kind `InvalidData` is the client's
+    /// fault; it has been told. `Interrupted`: what came was for the handshake, or no whole record.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Got> {
         let Self { stream, guard, out, sent } = self;
         let Guard::Secure(secure) = guard else {
             let length = (&*stream).read(buffer)?;
             return Ok(Got { length, more: length == buffer.len() });
         };
-        loop {
-            if matches!(secure.phase, Phase::Closed) {
-                return Ok(Got { length: 0, more: false });
-            }
-            let kept = secure.partial.len();
-            let received = (&*stream).read(&mut buffer[kept..])?;
-            if received == 0 {
-                return Ok(Got { length: 0, more: false });
-            }
-            buffer[..kept].copy_from_slice(&secure.partial);
-            let total = kept + received;
-            let length = secure.take(&mut buffer[..total], out).map_err(|error| {
-                let _ = flush(stream, out, sent);
-                io::Error::new(ErrorKind::InvalidData, error)
-            })?;
-            let more = total == buffer.len() || matches!(secure.phase, Phase::Closed);
-            if length > 0 {
-                // Tickets that are still here go out with the answer.
-                return Ok(Got { length, more });
-            }
-            if !flush(stream, out, sent)? || !more {
-                return Err(ErrorKind::WouldBlock.into());
-            }
+        if secure.ended {
+            return Ok(Got { length: 0, more: false });
         }
+        let kept = secure.partial.len();
+        let received = (&*stream).read(&mut buffer[kept..])?;
+        if received == 0 {
+            return Ok(Got { length: 0, more: false });
+        }
+        buffer[..kept].copy_from_slice(&secure.partial);
+        let total = kept + received;
+        let length = secure.take(&mut buffer[..total], out).map_err(|error| {
+            let _ = flush(stream, out, sent);
+            io::Error::new(ErrorKind::InvalidData, error)
+        })?;
+        if length == 0 && !secure.ended {
+            flush(stream, out, sent)?;
+            return Err(ErrorKind::Interrupted.into());
+        }
+        // Tickets that are still here go out with the answer.
+        Ok(Got { length, more: total == buffer.len() || secure.ended })
     }
 
     /// Sends `parts` one after the other; what the socket does not take is kept.
@@ -303,27 +333,32 @@ impl Secure {
         let mut used = 0;
         let mut length = 0;
         let taken = self.handshake(buffer, &mut used, out).and_then(|()| {
-            self.open(buffer, &mut used, &mut length, out).map_err(|fault| {
+            self.open(buffer, &mut used, &mut length).map_err(|fault| {
                 self.say_fault(fault, out);
                 fault.to_string()
             })
         });
-        let ended = matches!(self.phase, Phase::Closed);
-        self.partial.clear();
+        // What has been taken keeps no buffer.
+        self.partial = Vec::new();
         match taken {
-            Ok(()) if !ended => self.partial.extend_from_slice(&buffer[used..]),
-            Ok(()) => {}
+            Ok(()) => {
+                if !self.ended {
+                    self.partial = buffer[used..].to_vec();
+                }
+                Ok(length)
+            }
             Err(error) => {
                 self.phase = Phase::Closed;
-                return Err(error);
+                self.ended = true;
+                Err(error)
             }
         }
-        Ok(length)
     }
 
     /// Goes on with the handshake, record by record: the first one behind it is not for rustls.
     fn handshake(&mut self, buffer: &mut [u8], used: &mut usize, out: &mut Vec<u8>) -> Result<(), String> {
-        let Phase::Handshake { session, offered } = &mut self.phase else { return Ok(()) };
+        let Phase::Handshake { session, offered, begun } = &mut self.phase else { return Ok(()) };
+        *begun = true;
         loop {
             let next = record_length(&buffer[*used + *offered..]).map_err(|fault| fault.to_string())?;
             let Some(next) = next else {
@@ -378,13 +413,7 @@ impl Secure {
     }
 
     /// Opens every whole record in `buffer[used..]` and gathers their content at the front.
-    fn open(
-        &mut self,
-        buffer: &mut [u8],
-        used: &mut usize,
-        length: &mut usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
+    fn open(&mut self, buffer: &mut [u8], used: &mut usize, length: &mut usize) -> Result<(), Fault> {
         let Phase::Traffic(traffic) = &mut self.phase else { return Ok(()) };
         while let Some(size) = record_length(&buffer[*used..])? {
             let (kind, content) = traffic.open(&mut buffer[*used..*used + size])?;
@@ -393,15 +422,19 @@ impl Secure {
             match kind {
                 Kind::Data => {
                     let size = content.len();
+                    self.empty = if size == 0 { self.empty + 1 } else { 0 };
+                    if self.empty > MOST_EMPTY {
+                        return Err(Fault::UnexpectedMessage);
+                    }
                     buffer.copy_within(content, *length);
                     *length += size;
                 }
-                // Whatever the alert says, nothing follows. TLS asks to answer the end with one's own.
+                // Whatever the alert says, nothing follows. After a goodbye the client may wait for its answer.
                 Kind::Alert => {
-                    if buffer.get(content) == Some(&CLOSE_NOTIFY[..]) {
-                        let _ = traffic.seal(Kind::Alert, &[&CLOSE_NOTIFY], out);
+                    self.ended = true;
+                    if buffer.get(content) != Some(&CLOSE_NOTIFY[..]) {
+                        self.phase = Phase::Closed;
                     }
-                    self.phase = Phase::Closed;
                     return Ok(());
                 }
                 // New keys or a new handshake: a client that wants those can connect anew.

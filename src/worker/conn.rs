@@ -14,10 +14,12 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 
 use super::service::{Incoming, Retry, Service};
 use super::Clock;
@@ -66,6 +68,18 @@ pub(super) enum Fate {
     Parked,
     /// Close it.
     Close,
+}
+
+/// A client's address, for logs.
+struct Peer(Option<SocketAddr>);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(peer) => peer.fmt(f),
+            None => f.write_str("a Unix socket"),
+        }
+    }
 }
 
 /// What a connection works with during its turn.
@@ -142,9 +156,18 @@ impl Conn {
     }
 
     /// A connection that another worker handed over.
-    pub(super) fn adopted(stream: Stream, baggage: Baggage, now: Instant) -> io::Result<Self> {
-        let wire = Wire::adopted(stream, &baggage.keys)?;
+    pub(super) fn adopted(
+        stream: Stream,
+        baggage: Baggage,
+        tls: Option<&Arc<ServerConfig>>,
+        now: Instant,
+    ) -> io::Result<Self> {
+        let wire = match tls.filter(|_| baggage.handshake) {
+            Some(config) => Wire::secure(stream, config)?,
+            None => Wire::adopted(stream, &baggage.keys)?,
+        };
         Ok(Self {
+            state: if baggage.greeting { State::Greeting } else { State::Reading },
             begun: baggage.begun,
             counted: baggage.counted,
             unparsed: !baggage.pending.is_empty(),
@@ -175,7 +198,7 @@ impl Conn {
     /// True when it can be handed to another worker now.
     pub(super) fn is_portable(&self) -> bool {
         // One that has waited for something is driven first: what it waited for does not travel.
-        self.state == State::Reading && self.retry.is_none() && self.fits()
+        matches!(self.state, State::Greeting | State::Reading) && self.retry.is_none() && self.fits()
     }
 
     /// True when its request waits for something and it could still be handed over.
@@ -185,6 +208,13 @@ impl Conn {
 
     fn fits(&self) -> bool {
         self.input.len() <= MAX_PENDING && self.wire.is_portable()
+    }
+
+    /// Lets a handshake that cannot be handed over end, one way or the other.
+    pub(super) fn hurry(&mut self, until: Instant) {
+        if self.wire.is_handshaking() && !self.wire.is_untouched() {
+            self.deadline = self.deadline.min(until);
+        }
     }
 
     /// True while nothing of a request has arrived.
@@ -199,6 +229,8 @@ impl Conn {
             time_left: self.deadline.saturating_duration_since(now),
             continued: self.continued,
             counted: self.counted,
+            greeting: self.state == State::Greeting,
+            handshake: self.wire.is_untouched(),
             requests: self.requests,
             job: None,
             peer: self.peer,
@@ -289,8 +321,9 @@ impl Conn {
                 self.readable = false;
                 return Some(if self.read_closed { Fate::Close } else { Fate::Keep });
             }
+            // On a Unix socket whoever may connect is trusted, as in gunicorn.
             Ok(Preamble::Present { length, client })
-                if rules.trusted.trusts(self.peer.map(|peer| peer.ip())) =>
+                if self.peer.is_none_or(|peer| rules.trusted.trusts(Some(peer.ip()))) =>
             {
                 let taken = self.wire.stream().read(&mut turn.scratch[..length]);
                 if !matches!(taken, Ok(taken) if taken == length) {
@@ -301,8 +334,9 @@ impl Conn {
                 return None;
             }
             Ok(Preamble::Present { .. }) => HttpError::Untrusted,
-            Err(proxy::Malformed) => HttpError::Invalid,
+            Err(proxy::Malformed) => HttpError::BadProxyLine,
         };
+        log::warn!("{error} ({})", Peer(self.peer));
         // Whoever expects a handshake would not understand the answer.
         if self.wire.is_handshaking() {
             return Some(Fate::Close);
@@ -325,9 +359,9 @@ impl Conn {
                 Ok(got) => self.take_in(got, turn, budget),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.readable = false,
-                    ErrorKind::Interrupted => {}
+                    ErrorKind::Interrupted => *budget = budget.saturating_sub(1),
                     ErrorKind::InvalidData => {
-                        log::debug!("TLS: {error}");
+                        log::debug!("TLS: {error} ({})", Peer(self.peer));
                         return Some(Fate::Close);
                     }
                     _ => return Some(Fate::Close),
@@ -338,7 +372,12 @@ impl Conn {
                 self.state = State::Writing { then_close: false };
             }
         }
-        (self.state == State::Parked).then_some(Fate::Parked)
+        if self.state == State::Parked {
+            // What a handshake has left to say does not wait for the answer.
+            let _ = self.wire.flush();
+            return Some(Fate::Parked);
+        }
+        None
     }
 
     /// Serves bytes that were just read into the scratch buffer.
@@ -503,7 +542,7 @@ impl Conn {
     /// Sets the deadline of what is being waited for.
     fn wait(&mut self, turn: &Turn<'_>) -> Fate {
         let settings = turn.settings;
-        if self.input.is_empty() {
+        if self.input.is_empty() && !self.wire.has_partial() {
             self.begun = false;
             if self.requests > 0 {
                 self.deadline = turn.clock.now + settings.keep_alive;

@@ -11,6 +11,9 @@ use crate::os::title;
 /// How long idle connections are kept when there is neither a successor nor an operator's stop.
 const ORPHAN_LINGER: Duration = Duration::from_secs(2);
 
+/// How long a handshake that has begun may hold up a handover.
+const HANDSHAKE_LINGER: Duration = Duration::from_secs(2);
+
 /// Where a worker is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -140,6 +143,8 @@ impl Worker<'_> {
         self.acceptor.stop(&self.poll);
         self.show(SlotState::Draining);
         self.life.phase = Phase::HandingOver;
+        let until = self.clock.now + HANDSHAKE_LINGER;
+        self.conns.iter_mut().for_each(|(_, conn)| conn.hurry(until));
     }
 
     /// The successor is gone: serve on.

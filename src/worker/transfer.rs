@@ -183,7 +183,8 @@ impl Worker<'_> {
 
     fn adopt_one(&mut self, fd: OwnedFd, baggage: Baggage) {
         let has_bytes = !baggage.pending.is_empty();
-        let adopted = Stream::from_fd(fd).and_then(|stream| Conn::adopted(stream, baggage, self.clock.now));
+        let (tls, now) = (self.tls.as_ref(), self.clock.now);
+        let adopted = Stream::from_fd(fd).and_then(|stream| Conn::adopted(stream, baggage, tls, now));
         match adopted {
             Ok(conn) => {
                 let index = self.add(conn);

@@ -123,6 +123,10 @@ impl Server {
         std::mem::replace(&mut self.repo, empty)
     }
 
+    pub fn repo(&self) -> &Repo {
+        &self.repo
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
