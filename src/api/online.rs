@@ -7,6 +7,7 @@ use super::json_in::{self, Entities, Features, Request};
 use super::{Answer, Asked, Context, Freshness, Step};
 use crate::feature::cells::{Cells, EventTime, Keys, EPOCH};
 use crate::feature::entity::{self, EntityValue};
+use crate::feature::entity_key::KeyError;
 use crate::feature::plan::{Plan, Shape, ViewRead};
 use crate::feature::value;
 use crate::online::{Progress, ReadError};
@@ -266,6 +267,23 @@ fn recycle<'b>(mut list: Vec<EntityValue<'_>>) -> Vec<EntityValue<'b>> {
     list.into_iter().map(|_| EntityValue::Null).collect()
 }
 
+/// Why rows have no keys.
+enum Unkeyed {
+    /// Columns are missing; the text names them.
+    Missing(String),
+    /// A value cannot be a part of a key.
+    Value(KeyError),
+}
+
+impl From<Unkeyed> for Stop {
+    fn from(error: Unkeyed) -> Self {
+        match error {
+            Unkeyed::Missing(text) => Self::Error(ApiError::Key(text)),
+            Unkeyed::Value(error) => Self::Error(error.into()),
+        }
+    }
+}
+
 /// Builds the keys of `view`, unless another view with the same keys has built them for this request.
 fn build_keys(
     view: &ViewRead,
@@ -273,11 +291,13 @@ fn build_keys(
     inputs: &Inputs<'_, '_>,
     rows: usize,
     scratch: &mut Scratch,
-) -> Result<(), Stop> {
-    let missing = || Stop::Error(ApiError::Key(plan.missing_keys(view, rows)));
+) -> Result<(), Unkeyed> {
+    let missing = || Unkeyed::Missing(plan.missing_keys(view, rows));
     let set = view.key_set.filter(|_| rows > 0).ok_or_else(missing)?;
     if !scratch.built[set] {
-        scratch.keys[set].build(&plan.key_sets[set], rows, |input| inputs.column(input))?;
+        scratch.keys[set]
+            .build(&plan.key_sets[set], rows, |input| inputs.column(input))
+            .map_err(Unkeyed::Value)?;
         scratch.built[set] = true;
     }
     scratch.key_set = set;

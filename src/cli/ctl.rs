@@ -23,20 +23,7 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
     };
     let line = ask(&args.socket, request).map_err(|error| unreachable_server(&args.socket, &error))?;
     if request != Request::Status {
-        let answer: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if args.json {
-            say(line.trim_end());
-        }
-        return match answer["error"].as_str() {
-            Some(error) if args.json => Ok(StartError::new(exit::CONFIG, error).code),
-            Some(error) => Err(StartError::new(exit::CONFIG, error)),
-            None => {
-                if !args.json {
-                    say(answer["accepted"].as_str().map_or(line.trim_end(), |word| word));
-                }
-                Ok(exit::OK)
-            }
-        };
+        return said(&line, args.json);
     }
     if args.json {
         say(line.trim_end());
@@ -49,6 +36,23 @@ pub(super) fn run(args: &CtlArgs) -> Result<i32, StartError> {
     let from = if matches!(args.command, CtlCommand::Workers) { 3 } else { 0 };
     say(&table.lines().skip(from).collect::<Vec<_>>().join("\n"));
     Ok(exit::OK)
+}
+
+/// Shows whether the master does what it was told.
+fn said(line: &str, json: bool) -> Result<i32, StartError> {
+    let answer: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+    let error = answer["error"].as_str().map(|text| StartError::new(exit::CONFIG, text));
+    match (error, json) {
+        (error, true) => {
+            say(line.trim_end());
+            Ok(error.map_or(exit::OK, |error| error.code))
+        }
+        (Some(error), false) => Err(error),
+        (None, false) => {
+            say(answer["accepted"].as_str().unwrap_or(line.trim_end()));
+            Ok(exit::OK)
+        }
+    }
 }
 
 /// How long a new master may take until all its workers serve.

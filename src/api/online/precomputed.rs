@@ -1,9 +1,10 @@
 //! Services whose answers were computed beforehand: one stored vector per entity instead of the views.
 
-use super::{begin_column, build_keys, end_column, fetch, other, write_time, Inputs, Stop};
+use super::{begin_column, build_keys, end_column, fetch, other, write_time, Inputs, Stop, Unkeyed};
 use crate::api::error::ApiError;
 use crate::api::{Context, Step};
 use crate::feature::cells::EventTime;
+use crate::feature::entity_key::KeyError;
 use crate::feature::plan::{Plan, Precomputed};
 use crate::feature::value;
 use crate::online::Progress;
@@ -36,7 +37,11 @@ pub(super) fn answer(
              Run `feast precompute {name}` or materialize to populate vectors."
         ))
     };
-    build_keys(&vectors.read, plan, inputs, rows, cx.scratch)?;
+    build_keys(&vectors.read, plan, inputs, rows, cx.scratch).map_err(|error| match error {
+        // A null is noticed before the vectors are looked for.
+        Unkeyed::Missing(_) | Unkeyed::Value(KeyError::Null) => error.into(),
+        Unkeyed::Value(_) => unusable(),
+    })?;
     let read = fetch(&vectors.read, cx).map_err(|stop| match stop {
         Stop::Error(ApiError::Overloaded(text)) => Stop::Error(ApiError::Overloaded(text)),
         Stop::Error(_) => unusable(),
