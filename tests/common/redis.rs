@@ -25,8 +25,17 @@ impl Redis {
     pub fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut redis = Self { child: None, port: free_port(), dir, args };
-        redis.restart();
+        let mut redis = Self { child: None, port: 0, dir, args };
+        // A port that was free may have a new owner before the server gets it: then it is another one.
+        let started = (0..5).any(|_| {
+            redis.port = free_port();
+            // The port of a cluster's bus must be free, too, and is no larger than 65535.
+            if let Some(at) = redis.args.iter().position(|arg| arg == "--cluster-port") {
+                redis.args[at + 1] = free_port().to_string();
+            }
+            redis.run()
+        });
+        assert!(started, "redis-server does not start");
         redis
     }
 
@@ -47,6 +56,11 @@ impl Redis {
 
     /// Starts it again on the same port, with what it had saved.
     pub fn restart(&mut self) {
+        assert!(self.run(), "redis-server does not start again");
+    }
+
+    /// Starts it; false when it has ended at once.
+    fn run(&mut self) -> bool {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--dir", self.dir.path().to_str().unwrap(), "--appendonly", "yes", "--appendfsync", "no"])
@@ -56,7 +70,12 @@ impl Redis {
             .spawn()
             .expect("redis-server is missing: run scripts/test, which installs it");
         self.child = Some(child);
-        eventually("redis answers", || self.try_connect().is_some());
+        let mut ended = false;
+        eventually("redis answers", || {
+            ended = !matches!(self.child.as_mut().unwrap().try_wait(), Ok(None));
+            ended || self.try_connect().is_some()
+        });
+        !ended
     }
 
     pub fn pid(&self) -> nix::unistd::Pid {
@@ -146,13 +165,11 @@ impl Cluster {
     pub fn start() -> Self {
         let nodes: Vec<Redis> = (0..6)
             .map(|_| {
-                // The port of the cluster's bus must be free, too, and is no larger than 65535.
-                let bus = free_port().to_string();
                 Redis::start(&[
                     "--cluster-enabled",
                     "yes",
                     "--cluster-port",
-                    &bus,
+                    "0",
                     "--cluster-node-timeout",
                     "1500",
                     "--cluster-replica-validity-factor",
